@@ -1,0 +1,116 @@
+"""Every way in which something can fail: one table of reasons and one small tree of exceptions.
+
+A *reason* is the same word in the exception, the log line, the metric label, the verdict and the dead letter.
+
+    HashweirError
+    ├── InputError         what was handed in can't be used (row, record, file, request); the caller mends it
+    ├── ConfigError        a configuration key is wrong or missing (exit 2)
+    ├── Refused            policy forbids it: not allowed, not approved, does not exist (exit 1)
+    └── Unreachable        a dependency does not answer within its bounded wait (exit 4)
+        └── OutcomeUnknown the write may or may not have happened: repeat it under the same operation id
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Klass = Literal["input", "fault"]
+Stage = Literal["ingest", "fetch", "scan", "lookup", "decide", "sets", "store", "stream", "config"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What one reason code means.
+
+    `klass` is `input` (normal: the world sends such things) or `fault` (ours: somebody is alerted);
+    `dead_letter` says whether an upload that ends for this reason also leaves a dead letter.
+    """
+
+    klass: Klass
+    stage: Stage
+    dead_letter: bool
+    help: str
+
+
+REASONS: dict[str, Reason] = {
+    # ── uploads: the envelope ──
+    "empty_value": Reason("input", "ingest", True, "the record has no content"),
+    "bad_envelope": Reason("input", "ingest", True, "the JSON does not fit the upload schema"),
+    "bad_header": Reason("input", "ingest", True, "a CloudEvents header is not valid UTF-8 or out of range"),
+    "unknown_content_type": Reason("input", "ingest", True, "no decoder handles this content type"),
+    "too_large": Reason("input", "ingest", False, "the content is over the inline size limit"),
+    "bad_fingerprint": Reason("input", "ingest", True, "a fingerprint has the wrong kind, length or alphabet"),
+    "no_media_source": Reason("input", "fetch", False, "content by reference is not enabled here"),
+    # ── uploads: decoding and hashing ──
+    "undecodable": Reason("input", "scan", True, "the bytes are no image that any allowed decoder reads"),
+    "invalid_utf8": Reason("input", "scan", True, "the text is not valid UTF-8"),
+    "too_many_pixels": Reason("input", "scan", False, "the picture is over the pixel, side or ratio limit"),
+    "truncated": Reason("input", "scan", False, "the file is cut short; what could be decoded was hashed"),
+    "low_quality": Reason("input", "scan", False, "PDQ quality is under the set's floor: too little structure"),
+    "too_short": Reason("input", "scan", False, "the text is too short or too uniform for TLSH"),
+    "scan_memory": Reason("input", "scan", True, "decoding needed more memory than a scan process may use"),
+    "scan_died": Reason("fault", "scan", True, "the scan process died twice on this upload"),
+    "scan_deadline": Reason("fault", "scan", True, "scanning was stopped twice at its deadline"),
+    "scan_bad_reply": Reason("fault", "scan", True, "the scan process answered what its schema forbids"),
+    # ── uploads: judging ──
+    "no_active_set": Reason("input", "decide", False, "no active set holds hashes for this media class"),
+    "not_provided": Reason("input", "decide", False, "the uploader sent no fingerprint of this kind"),
+    "internal_error": Reason("fault", "decide", True, "an unexpected error; the log has its traceback"),
+    # ── sets ──
+    "bad_row": Reason("input", "sets", False, "the row or line can't be parsed"),
+    "unknown_kind": Reason("input", "sets", False, "the hash kind is not one that hashweir knows"),
+    "bad_value": Reason("input", "sets", False, "the hash value has the wrong length or alphabet"),
+    "bad_field": Reason("input", "sets", False, "a field is out of range or too long"),
+    "duplicate_row": Reason("input", "sets", False, "the same hash stands earlier in the same file"),
+    "set_not_found": Reason("input", "sets", False, "there is no set of this name"),
+    "set_exists": Reason("input", "sets", False, "a set of this name exists already"),
+    "entry_not_found": Reason("input", "sets", False, "the set holds no such entry"),
+    "not_allowed": Reason("input", "sets", False, "this principal may not do this alone"),
+    "operation_too_large": Reason("input", "sets", False, "an operation holds 1 to 256 changes"),
+    "set_changed": Reason("input", "sets", False, "the set was changed meanwhile; read it and repeat"),
+    # ── dependencies and configuration ──
+    "store_unreachable": Reason("fault", "store", False, "Redis/Valkey does not answer"),
+    "store_not_created": Reason("fault", "store", False, "the store is empty: run `hashweir check --create`"),
+    "store_layout": Reason("fault", "store", False, "the store was made by another layout version"),
+    "store_refused": Reason("fault", "store", False, "Redis/Valkey refused the command"),
+    "outcome_unknown": Reason("fault", "store", False, "too few replicas confirmed: repeat with the same id"),
+    "stream_unreachable": Reason("fault", "stream", False, "Kafka does not answer"),
+    "stream_topic_missing": Reason("fault", "stream", False, "a topic is missing: run `hashweir check --create`"),
+    "stream_lost_range": Reason("fault", "stream", False, "records were deleted before they were read"),
+    "stream_fenced": Reason("fault", "stream", False, "another worker runs under the same instance id"),
+    "bad_config": Reason("input", "config", False, "a configuration key is unknown or its value is wrong"),
+}
+
+
+class HashweirError(Exception):
+    """Base of all errors that hashweir raises on purpose: a reason code and a sentence for a person."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason code {reason!r}")
+        self.reason = reason
+        super().__init__(message or REASONS[reason].help)
+
+
+class InputError(HashweirError):
+    """What was handed in can't be used; nothing else is lost by it."""
+
+
+class ConfigError(HashweirError):
+    """A configuration key is unknown, missing or out of range."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_config", message)
+
+
+class Refused(HashweirError):
+    """The request is well formed but policy or state forbids it."""
+
+
+class Unreachable(HashweirError):
+    """A dependency did not answer within its bounded wait; the message names its address."""
+
+
+class OutcomeUnknown(Unreachable):
+    """The write may have happened. Repeating it under the same operation id is always safe."""

@@ -1,0 +1,248 @@
+"""The vocabulary: every value that travels between parts, as frozen structs.
+
+One struct style serves memory, JSON, msgpack and the JSON schemas. Hash values are text in their canonical form
+everywhere outside an index (`hashing.parse` and `hashing.show` convert): pdq, sha256, text: 64 lower-case hex;
+md5: 32; tlsh: `T1` + 70 upper-case hex.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
+
+from msgspec import Meta, Struct
+
+Kind = Literal["pdq", "tlsh", "sha256", "md5", "text"]
+Form = Literal["canonical", "raw", "normal"]
+MediaClass = Literal["image", "video", "text", "document"]
+Surface = Literal["post", "comment", "message", "profile-image", "banner", "display-name", "bio"]
+Origin = Literal[
+    "own-review", "vetted-exchange", "trusted-flagger", "government-referral", "court-order", "user-report"
+]
+Band = Literal["exact", "a", "b", "c"]
+Outcome = Literal["match", "clear", "unscanned"]
+Action = Literal["none", "log", "review", "hold", "block"]
+SetState = Literal["shadow", "active", "off"]
+EntryState = Literal["candidate", "shadow", "active", "retired", "quarantined"]
+HitState = Literal["active", "shadow", "quarantined"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+FORMS: tuple[Form, ...] = get_args(Form)
+SURFACES: tuple[Surface, ...] = get_args(Surface)
+ACTIONS: tuple[Action, ...] = get_args(Action)
+"""Recommended actions, weakest to strongest: the index in this tuple is their order."""
+ENTRY_STATES: tuple[EntryState, ...] = get_args(EntryState)
+EXACT_BANDS: frozenset[Kind] = frozenset({"sha256", "md5"})
+"""Kinds whose equality is band `exact`. A PDQ distance of 0 never is."""
+PERCEPTUAL: Mapping[MediaClass, frozenset[Kind]] = {
+    "image": frozenset({"pdq"}),
+    "video": frozenset({"pdq"}),
+    "text": frozenset({"tlsh"}),
+    "document": frozenset({"tlsh", "pdq"}),
+}
+"""The perceptual kinds of a media class: `clear` needs those that active sets hold."""
+KINDS_OF: Mapping[MediaClass, tuple[Kind, ...]] = {
+    "image": ("pdq", "sha256", "md5"),
+    "video": ("pdq", "sha256", "md5"),
+    "text": ("tlsh", "text", "sha256", "md5"),
+    "document": ("tlsh", "text", "pdq", "sha256", "md5"),
+}
+"""Every kind that is looked up for a media class, in the order of `Verdict.checked`."""
+
+SetName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="name of a set")]
+Token = Annotated[str, Meta(min_length=1, max_length=256)]
+HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$", description="16-byte id as hex")]
+HashText = Annotated[str, Meta(min_length=1, max_length=72, description="hash value in its canonical text form")]
+Label = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Value(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every message and core type: immutable, keyword-only, unknown fields are errors."""
+
+
+# ── what comes in ──
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """One record of a stream, as the broker gave it. `timestamp_ms` is the broker's time."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Fingerprint(Value):
+    """One hash of an upload. `length` is that of the hashed form (bytes for raw, characters for normal)."""
+
+    kind: Kind
+    form: Form
+    recipe: Annotated[str, Meta(max_length=40, description="kind/form/version")]
+    value: HashText
+    quality: Annotated[int, Meta(ge=0, le=100)] | None = None
+    length: Annotated[int, Meta(ge=0)] | None = None
+
+
+class Upload(Value):
+    """One item to check: its envelope and its content (`content`, or `fingerprints` only, or a `uri`)."""
+
+    source: str
+    id: str
+    media_type: str | None = None
+    content: bytes | None = None
+    fingerprints: tuple[Fingerprint, ...] = ()
+    uri: str | None = None
+    account: str | None = None
+    surface: Surface | None = None
+    traceparent: str | None = None
+
+
+class Scan(Value):
+    """What a scan process answers for one upload: fingerprints, or a reason, never both hidden.
+
+    `checked` maps each kind of the class to `ok` or a reason; `reason` is set where nothing perceptual could be
+    computed at all; `timings` are seconds per stage (decode, hash).
+    """
+
+    media_class: MediaClass | None
+    media_type: str | None
+    fingerprints: tuple[Fingerprint, ...] = ()
+    checked: dict[Kind, str] = {}
+    notes: tuple[str, ...] = ()
+    reason: str | None = None
+    timings: dict[str, float] = {}
+    attempts: int = 1
+
+
+# ── what is known ──
+
+
+class Set(Value):
+    """A named collection of entries with one policy. `version` is the policy sequence of its last change."""
+
+    name: SetName
+    number: Annotated[int, Meta(ge=0, lt=2**24)] = 0
+    owner: Token
+    origin: Origin
+    state: SetState = "shadow"
+    surfaces: tuple[Surface, ...] = ()
+    radius: dict[Kind, Annotated[int, Meta(ge=0, le=256)]] = {"pdq": 31, "tlsh": 60}
+    bands: dict[Kind, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]] = {
+        "pdq": (10, 20),
+        "tlsh": (20, 40),
+    }
+    actions: dict[Band, Action] = {"exact": "hold", "a": "hold", "b": "review", "c": "log"}
+    ceiling: Action = "review"
+    min_quality: Annotated[int, Meta(ge=0, le=100)] = 50
+    version: int = 0
+
+
+class Batch(Value):
+    """What the entries of one import share. Its id is derived from its content, so equal batches are one."""
+
+    origin: Origin
+    labels: tuple[Label, ...] = ()
+    note: Annotated[str, Meta(max_length=500)] = ""
+    principal: Token = "local"
+
+
+class Entry(Value):
+    """One known hash. `item` is 8 bytes as hex, `item_name` what the analyst called it (may be empty)."""
+
+    id: HexId
+    set: SetName
+    kind: Kind
+    form: Form
+    value: HashText
+    item: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+    item_name: str = ""
+    state: EntryState = "active"
+    quality: int | None = None
+    length: int | None = None
+    batch: str = ""
+    added_ms: int = 0
+
+
+# ── what is said ──
+
+
+class Hit(Value):
+    """A fingerprint near an entry, with all that explains it. `ceiling` is the strongest action it may cause."""
+
+    kind: Kind
+    form: Form
+    set: SetName
+    entry: HexId
+    item: str
+    distance: int
+    radius: int
+    band: Band
+    quality: int | None
+    entry_quality: int | None
+    origin: Origin
+    labels: tuple[str, ...]
+    ceiling: Action
+    action: Action
+    state: HitState
+    length_unknown: bool = False
+
+
+class Verdict(Value):
+    """What hashweir says of one upload: the canonical body. Same content, recipes, position: same bytes."""
+
+    id: HexId
+    source: str
+    upload: str
+    sha256: str | None
+    media_type: str | None
+    media_class: MediaClass | None
+    surface: Surface | None
+    account: str | None
+    outcome: Outcome
+    action: Action
+    reason: str | None
+    checked: dict[Kind, str]
+    notes: tuple[str, ...]
+    hits: tuple[Hit, ...]
+    hits_total: int
+    fingerprints: tuple[Fingerprint, ...]
+    sets: dict[str, int]
+    position: str
+
+
+class DeadLetter(Value):
+    """Where an upload that is beyond use came from and why: a reference, never the content."""
+
+    id: HexId
+    source: str
+    upload: str
+    topic: str
+    partition: int
+    offset: int
+    digest: Annotated[str, Meta(description="SHA-256 of the record's value")]
+    reason: str
+    stage: str
+    attempts: int
+    versions: dict[str, str]
+
+
+class SetEvent(Value):
+    """A change that platforms may have to act on: ids only, no hash values."""
+
+    what: Literal["entry_activated", "entry_withdrawn", "set_activated", "set_off"]
+    set: SetName
+    entry: HexId | None = None
+    item: str | None = None
+    operation: str = ""
+    at_ms: int = 0
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """One outgoing record: logical topic name (without prefix), key, value and headers."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()

@@ -1,0 +1,332 @@
+"""Every seam, on one page. Each has at least two implementations that pass the same contract suite.
+
+Real ones live in `adapters/` (Kafka, Redis, scan processes) and `shards/` (Known); the twins in `adapters/memory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from hashweir.model import Batch, Entry, Form, Kind, Message, Record, Scan, Set, Upload
+
+# ── time ──
+
+
+class Clock(Protocol):
+    """Time, settable in tests. Fences and ages use `monotonic` only."""
+
+    def now_ms(self) -> int:
+        """Wall-clock time in milliseconds since 1970."""
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps."""
+
+
+# ── hashing ──
+
+
+class Hasher(Protocol):
+    """One hash kind's text and byte form. A new kind is one of these and one line in `hashing.HASHERS`."""
+
+    kind: Kind
+    width: int
+    """Bytes of a value: 32 for pdq, sha256, text; 35 for tlsh; 16 for md5."""
+
+    def parse(self, text: str) -> bytes:
+        """Bytes of a hash text, any accepted spelling. Raises InputError(bad_value)."""
+
+    def show(self, value: bytes) -> str:
+        """The canonical text form of `width` bytes."""
+
+    def distance(self, a: bytes, b: bytes) -> int:
+        """The kind's distance of two values; the oracle of every index over it."""
+
+
+# ── index and the known ──
+
+
+class Index(Protocol):
+    """Search over the values of one kind and form. Rows are numbered from 0 in order of adding, never reused."""
+
+    def add(self, values: bytes) -> int:
+        """Append one or more values (concatenated); return the first new row."""
+
+    def withdraw(self, row: int) -> None:
+        """Hide a row for ever. Withdrawing twice is allowed."""
+
+    def search(self, queries: bytes, radius: int) -> Sequence[tuple[int, int, int]]:
+        """All (query number, row, distance) with distance ≤ radius, withdrawn rows excepted. Exact."""
+
+    def __len__(self) -> int:
+        """Rows that a search can return."""
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """One neighbour: the number of the query, the entry and the distance."""
+
+    query: int
+    entry: Entry
+    distance: int
+
+
+Standing = Literal["empty", "verified", "degraded", "stale", "doubtful"]
+"""empty: nothing loaded yet. verified: the head was asked lately and agrees. degraded: last verified longer ago
+than the soft limit, or the store was rewound: no action above `review`. stale: beyond the hard limit, and
+doubtful: gap, sum mismatch, epoch change or rewind not yet verified: no verdict at all."""
+
+
+class View(Protocol):
+    """One consistent state of everything known. Immutable: take one per upload and use only it."""
+
+    position: str
+    """Digest of the sorted (shard, epoch, sequence), the policy sequence and whether actions are capped."""
+    as_of_ms: int
+    """Server time of the oldest verified head in use."""
+    standing: Standing
+    sets: Mapping[str, Set]
+
+    def holds(self, set_name: str) -> frozenset[Kind]:
+        """The kinds of which this set has at least one active entry."""
+
+    def search(self, kind: Kind, form: Form, values: Sequence[bytes], radius: int) -> list[Found]:
+        """Nearest entry per (item, set) over all values within radius, exact, ordered by distance then entry id.
+
+        A `form` is compared with entries of the same form only. Only active entries are found.
+        """
+
+    def batch(self, batch_id: str) -> Batch | None:
+        """The provenance record of an entry's batch."""
+
+
+class Known(Protocol):
+    """All that is known, kept live. `view` is cheap: one attribute read."""
+
+    def view(self) -> View:
+        """The current state."""
+
+
+# ── store: the source of truth for sets ──
+
+
+class Position(Struct, frozen=True, order=True):
+    """A place in a shard's (or the sets') change stream: `epoch` is random, `seq` dense from 1."""
+
+    epoch: int
+    seq: int
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """What a shard (or the sets' stream) says of itself, and who answered."""
+
+    layout: int
+    position: Position
+    counts: dict[Kind, int]
+    """Slots in use per kind, withdrawn ones included."""
+    total: int
+    """Sum of all chunk sums mod 2^52."""
+    time_ms: int
+    """Server time when the head was read."""
+    role: str
+    replication_id: str
+
+
+class Edit(Struct, frozen=True, kw_only=True):
+    """One change of an operation's part: an entry to add, or one to withdraw (its identity suffices)."""
+
+    verb: Literal["add", "withdraw"]
+    entry: Entry
+    set_number: int
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """The changes of one operation (1-256) that fall into one shard. Applied whole, once, or not at all."""
+
+    operation: str
+    shard: int
+    principal: str
+    edits: tuple[Edit, ...]
+
+
+EditResult = Literal["added", "reactivated", "withdrawn", "unchanged", "not_found"]
+
+
+class Applied(Struct, frozen=True, kw_only=True):
+    """The answer to a part: one result per edit, in order, and the sequence after it. A repeat answers the same."""
+
+    results: tuple[EditResult, ...]
+    position: Position
+    repeated: bool
+
+
+class SlotChange(Struct, frozen=True, kw_only=True):
+    """One record of a shard's change stream: the slot as it is after the change (64 bytes) and its side record."""
+
+    position: Position
+    kind: Kind
+    slot: int
+    image: bytes
+    side: bytes
+    at_ms: int
+
+
+class Chunk(Struct, frozen=True, kw_only=True):
+    """A fixed run of slots and their side records, cut to the slots in use."""
+
+    slots: bytes
+    sides: bytes
+
+
+class SetsState(Struct, frozen=True, kw_only=True):
+    """All sets and their policies at one position. Small: read whole."""
+
+    position: Position
+    sets: tuple[Set, ...]
+    time_ms: int
+
+
+class Store(Protocol):
+    """Shards of entries and the sets' own small stream.
+
+    Every method raises Unreachable(store_unreachable) when the server does not answer within the bounded wait,
+    Refused(store_not_created | store_layout | store_refused) where it answers no.
+    """
+
+    shards: int
+    """Number of shards, known after `open`."""
+
+    async def open(self) -> None:
+        """Connect and read the deployment's layout."""
+
+    async def create(self, shards: int) -> bool:
+        """Make an empty deployment and load the function library; False where one exists (library refreshed)."""
+
+    async def apply(self, part: Part) -> Applied:
+        """Apply a part atomically and idempotently by (operation, shard).
+
+        Raises OutcomeUnknown where fewer replicas than configured confirmed it.
+        """
+
+    async def put_set(self, operation: str, changed: Set, expected_version: int) -> Set:
+        """Create (expected_version 0) or replace a set; gives number and new version. Idempotent by operation.
+
+        Raises Refused(set_exists | set_not_found | set_changed).
+        """
+
+    async def put_batch(self, batch_id: str, batch: Batch) -> None:
+        """Store a provenance record; a repeat is harmless."""
+
+    async def read_batches(self, batch_ids: Sequence[str]) -> dict[str, Batch]:
+        """The provenance records that exist."""
+
+    async def head(self, shard: int) -> Head:
+        """A shard's head."""
+
+    async def sums(self, shard: int, kind: Kind) -> list[int]:
+        """One sum per chunk of this kind, as the store keeps them."""
+
+    async def read_chunk(self, shard: int, kind: Kind, number: int) -> Chunk:
+        """One chunk, cut to the slots in use."""
+
+    async def read_changes(self, shard: int, after: Position, wait_ms: int, most: int) -> list[SlotChange]:
+        """Up to `most` changes after a position, waiting up to `wait_ms` for the first one."""
+
+    async def find(self, shard: int, entry_ids: Sequence[str]) -> dict[str, tuple[Kind, int]]:
+        """Where these entries stand: kind and slot. Unknown ids are left out."""
+
+    async def read_names(self, shard: int, items: Sequence[str]) -> dict[str, str]:
+        """Item names too long for a side record, by item id; those that are not kept here are left out."""
+
+    async def read_sets(self) -> SetsState:
+        """All sets."""
+
+    async def wait_sets(self, after: Position, wait_ms: int) -> bool:
+        """Wait until the sets' position differs from `after`; False when the time ran out."""
+
+    async def close(self) -> None:
+        """Close all connections. Never raises."""
+
+
+# ── streams ──
+
+Partition = tuple[str, int]
+
+
+class PartitionListener(Protocol):
+    """Told of every change of assignment, on the source's own task. Epochs grow by one per assignment."""
+
+    async def on_assigned(self, epoch: int, partitions: Sequence[Partition]) -> None:
+        """These partitions are ours from now on, under this epoch. Nothing was delivered of them yet."""
+
+    async def on_revoked(self, epoch: int) -> None:
+        """All partitions of this epoch go away: drain within your own bound, commit, return."""
+
+
+class AssignmentLost(Exception):
+    """A commit came too late: the assignment under which it was taken is gone. Not an error, a fact."""
+
+
+class Source(Protocol):
+    """Uploads from a stream, under manual commit."""
+
+    async def start(self, listener: PartitionListener) -> None:
+        """Join. Raises Unreachable after a bounded wait, naming the address."""
+
+    async def poll(self, timeout_s: float) -> list[Record]:
+        """The next records of partitions that are not paused. Never cancel this; it returns in time."""
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Stop delivering from these partitions; survives re-assignment until `resume`."""
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        """Deliver again. Unassigned partitions are ignored."""
+
+    async def commit(self, epoch: int, offsets: Mapping[Partition, int]) -> None:
+        """Commit next-to-read offsets. Raises AssignmentLost where `epoch` is over; Unreachable on time-out."""
+
+    def lag(self) -> dict[Partition, int]:
+        """Records behind the end per assigned partition, as last seen."""
+
+    async def stop(self) -> None:
+        """Leave within a bounded time. Calls `on_revoked` where partitions are still held."""
+
+
+class Sink(Protocol):
+    """Outgoing records."""
+
+    async def start(self) -> None:
+        """Connect. Raises Unreachable after a bounded wait, naming the address."""
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Return when the broker acked every message.
+
+        Raises Unreachable where an ack is missing at the time limit: the outcome is unknown, publish again.
+        """
+
+    async def stop(self) -> None:
+        """Flush and close within a bounded time."""
+
+
+# ── content ──
+
+
+class MediaSource(Protocol):
+    """Content by reference."""
+
+    async def fetch(self, uri: str) -> bytes:
+        """The content. Raises InputError with a reason."""
+
+
+class Sandbox(Protocol):
+    """Decoding and hashing of untrusted bytes, away from credentials."""
+
+    async def start(self) -> None:
+        """Start the scan processes and wait until each answers."""
+
+    async def scan(self, upload: Upload) -> Scan:
+        """Scan one upload's content. Always answers: deaths and deadlines are reasons. Waits for a free process."""
+
+    async def stop(self) -> None:
+        """End all scan processes, by id, within a bounded time."""
