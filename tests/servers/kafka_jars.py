@@ -76,7 +76,7 @@ def _verify(folder: Path) -> None:
         if expected.get(name) != found.get(name):
             fault = "missing" if name not in found else "not listed" if name not in expected else "altered"
             raise BrokerError(
-                f"Kafka jar {name} is {fault} by tests/servers/kafka/jars.sha256; remove {folder}"
+                f"Kafka jar {name} is {fault}: see tests/servers/kafka/jars.sha256; remove {folder}"
             )
 
 
