@@ -37,7 +37,6 @@ REASONS: dict[str, Reason] = {
     # ── uploads: the envelope ──
     "empty_value": Reason("input", "ingest", True, "the record has no content"),
     "bad_envelope": Reason("input", "ingest", True, "the JSON does not fit the upload schema"),
-    "bad_header": Reason("input", "ingest", True, "a CloudEvents header is not valid UTF-8 or out of range"),
     "unknown_content_type": Reason("input", "ingest", True, "no decoder handles this content type"),
     "too_large": Reason("input", "ingest", False, "the content is over the inline size limit"),
     "bad_fingerprint": Reason("input", "ingest", True, "a fingerprint has the wrong kind, length or alphabet"),

@@ -1,16 +1,17 @@
 """The vocabulary: every value that travels between parts, as frozen structs.
 
-One struct style serves memory, JSON, msgpack and the JSON schemas. Hash values are text in their canonical form
-everywhere outside an index (`hashing.parse` and `hashing.show` convert): pdq, sha256, text: 64 lower-case hex;
-md5: 32; tlsh: `T1` + 70 upper-case hex.
+One struct style serves memory, JSON, msgpack and the JSON schemas. Hash values are text in their canonical
+form everywhere outside an index (`hashing.parse` and `hashing.show` convert): pdq, sha256, text: 64 lower-case
+hex; md5: 32; tlsh: `T1` + 70 upper-case hex.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Literal, get_args
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 Kind = Literal["pdq", "tlsh", "sha256", "md5", "text"]
 Form = Literal["canonical", "raw", "normal"]
@@ -26,6 +27,13 @@ SetState = Literal["shadow", "active", "off"]
 EntryState = Literal["candidate", "shadow", "active", "retired", "quarantined"]
 HitState = Literal["active", "shadow", "quarantined"]
 
+Note = Literal[
+    "exact_only",  # clear, but only by exact hashes: no active set holds perceptual ones of this class
+    "type_mismatch",  # the magic bytes say another type than was declared
+    "mostly_ascii",  # a text whose `raw` TLSH is as trustworthy as its `normal` one
+    "bad_header",  # a header could not be read and was passed over
+    "unknown_surface",  # the surface is none that hashweir knows
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FORMS: tuple[Form, ...] = get_args(Form)
 SURFACES: tuple[Surface, ...] = get_args(Surface)
@@ -52,12 +60,30 @@ KINDS_OF: Mapping[MediaClass, tuple[Kind, ...]] = {
 SetName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="name of a set")]
 Token = Annotated[str, Meta(min_length=1, max_length=256)]
 HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$", description="16-byte id as hex")]
-HashText = Annotated[str, Meta(min_length=1, max_length=72, description="hash value in its canonical text form")]
+HashText = Annotated[
+    str, Meta(min_length=1, max_length=72, description="hash value in its canonical text form")
+]
 Label = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class Value(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every message and core type: immutable, keyword-only, unknown fields are errors."""
+    """Base of every message and core type: immutable, keyword-only, unknown fields are errors.
+
+    msgspec does not inherit `kw_only`, nor does mypy `frozen`: every subclass says both again.
+    """
+
+
+def derive(size: int, *parts: bytes) -> bytes:
+    """An id of `size` bytes: BLAKE2b over the parts, each behind its 4-byte big-endian length.
+
+    The lengths keep two different lists of parts from running together. Same parts, same id: on every worker, at
+    every replay.
+    """
+    h = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        h.update(len(part).to_bytes(4, "big"))
+        h.update(part)
+    return h.digest()
 
 
 # ── what comes in ──
@@ -74,7 +100,7 @@ class Record(Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-class Fingerprint(Value):
+class Fingerprint(Value, frozen=True, kw_only=True):
     """One hash of an upload. `length` is that of the hashed form (bytes for raw, characters for normal)."""
 
     kind: Kind
@@ -85,7 +111,32 @@ class Fingerprint(Value):
     length: Annotated[int, Meta(ge=0)] | None = None
 
 
-class Upload(Value):
+class GivenFingerprint(Value, frozen=True, kw_only=True):
+    """A fingerprint as an uploader sends it. Without a form: canonical, raw for tlsh, normal for text."""
+
+    kind: Kind
+    value: HashText
+    form: Form | None = None
+    recipe: Annotated[str, Meta(max_length=40)] | None = None
+    quality: Annotated[int, Meta(ge=0, le=100)] | None = None
+    length: Annotated[int, Meta(ge=0, lt=2**32)] | None = None
+
+
+class UploadMessage(Value, frozen=True, kw_only=True):
+    """Value of a record with content type `application/vnd.hashweir.upload+json`: exactly one of three forms.
+
+    `text`; or `fingerprints` only (the content stays home); or a reference (`uri`, `size`, `sha256`).
+    """
+
+    text: str | None = None
+    fingerprints: Annotated[tuple[GivenFingerprint, ...], Meta(max_length=256)] = ()
+    uri: Annotated[str, Meta(max_length=4096)] | None = None
+    media_type: Annotated[str, Meta(max_length=200)] | None = None
+    size: Annotated[int, Meta(ge=0)] | None = None
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+class Upload(Value, frozen=True, kw_only=True):
     """One item to check: its envelope and its content (`content`, or `fingerprints` only, or a `uri`)."""
 
     source: str
@@ -97,13 +148,14 @@ class Upload(Value):
     account: str | None = None
     surface: Surface | None = None
     traceparent: str | None = None
+    notes: tuple[str, ...] = ()
 
 
-class Scan(Value):
+class Scan(Value, frozen=True, kw_only=True):
     """What a scan process answers for one upload: fingerprints, or a reason, never both hidden.
 
-    `checked` maps each kind of the class to `ok` or a reason; `reason` is set where nothing perceptual could be
-    computed at all; `timings` are seconds per stage (decode, hash).
+    `checked` maps each kind of the class to `ok` or a reason; `reason` is set where nothing perceptual could
+    be computed at all; `timings` are seconds per stage (decode, hash).
     """
 
     media_class: MediaClass | None
@@ -119,7 +171,7 @@ class Scan(Value):
 # ── what is known ──
 
 
-class Set(Value):
+class Set(Value, frozen=True, kw_only=True):
     """A named collection of entries with one policy. `version` is the policy sequence of its last change."""
 
     name: SetName
@@ -128,18 +180,21 @@ class Set(Value):
     origin: Origin
     state: SetState = "shadow"
     surfaces: tuple[Surface, ...] = ()
-    radius: dict[Kind, Annotated[int, Meta(ge=0, le=256)]] = {"pdq": 31, "tlsh": 60}
-    bands: dict[Kind, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]] = {
-        "pdq": (10, 20),
-        "tlsh": (20, 40),
-    }
-    actions: dict[Band, Action] = {"exact": "hold", "a": "hold", "b": "review", "c": "log"}
+    radius: dict[Kind, Annotated[int, Meta(ge=0, le=256)]] = field(
+        default_factory=lambda: {"pdq": 31, "tlsh": 60}
+    )
+    bands: dict[Kind, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]] = field(
+        default_factory=lambda: {"pdq": (10, 20), "tlsh": (20, 40)}
+    )
+    actions: dict[Band, Action] = field(
+        default_factory=lambda: {"exact": "hold", "a": "hold", "b": "review", "c": "log"}
+    )
     ceiling: Action = "review"
     min_quality: Annotated[int, Meta(ge=0, le=100)] = 50
     version: int = 0
 
 
-class Batch(Value):
+class Batch(Value, frozen=True, kw_only=True):
     """What the entries of one import share. Its id is derived from its content, so equal batches are one."""
 
     origin: Origin
@@ -148,7 +203,7 @@ class Batch(Value):
     principal: Token = "local"
 
 
-class Entry(Value):
+class Entry(Value, frozen=True, kw_only=True):
     """One known hash. `item` is 8 bytes as hex, `item_name` what the analyst called it (may be empty)."""
 
     id: HexId
@@ -168,9 +223,25 @@ class Entry(Value):
 # ── what is said ──
 
 
-class Hit(Value):
-    """A fingerprint near an entry, with all that explains it. `ceiling` is the strongest action it may cause."""
+class Neighbour(Struct, frozen=True, kw_only=True):
+    """An entry near a fingerprint of the upload. `distance` is the kind's plain integer.
 
+    `length_unknown` marks a TLSH neighbour whose lengths could only be compared by TLSH's own coarse length byte.
+    """
+
+    fingerprint: Fingerprint
+    entry: Entry
+    distance: int
+    length_unknown: bool = False
+
+
+class Hit(Value, frozen=True, kw_only=True):
+    """A fingerprint near an entry, with all that explains it.
+
+    `ceiling` is the strongest action that it may cause.
+    """
+
+    id: HexId
     kind: Kind
     form: Form
     set: SetName
@@ -189,7 +260,7 @@ class Hit(Value):
     length_unknown: bool = False
 
 
-class Verdict(Value):
+class Verdict(Value, frozen=True, kw_only=True):
     """What hashweir says of one upload: the canonical body. Same content, recipes, position: same bytes."""
 
     id: HexId
@@ -212,7 +283,7 @@ class Verdict(Value):
     position: str
 
 
-class DeadLetter(Value):
+class DeadLetter(Value, frozen=True, kw_only=True):
     """Where an upload that is beyond use came from and why: a reference, never the content."""
 
     id: HexId
@@ -228,7 +299,7 @@ class DeadLetter(Value):
     versions: dict[str, str]
 
 
-class SetEvent(Value):
+class SetEvent(Value, frozen=True, kw_only=True):
     """A change that platforms may have to act on: ids only, no hash values."""
 
     what: Literal["entry_activated", "entry_withdrawn", "set_activated", "set_off"]

@@ -5,7 +5,7 @@ Real ones live in `adapters/` (Kafka, Redis, scan processes) and `shards/` (Know
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -72,6 +72,7 @@ class Found(Struct, frozen=True, kw_only=True):
     distance: int
 
 
+Accept = Callable[[int, Entry, int], bool]
 Standing = Literal["empty", "verified", "degraded", "stale", "doubtful"]
 """empty: nothing loaded yet. verified: the head was asked lately and agrees. degraded: last verified longer ago
 than the soft limit, or the store was rewound: no action above `review`. stale: beyond the hard limit, and
@@ -91,10 +92,14 @@ class View(Protocol):
     def holds(self, set_name: str) -> frozenset[Kind]:
         """The kinds of which this set has at least one active entry."""
 
-    def search(self, kind: Kind, form: Form, values: Sequence[bytes], radius: int) -> list[Found]:
+    def search(
+        self, kind: Kind, form: Form, values: Sequence[bytes], radius: int, accept: Accept | None = None
+    ) -> list[Found]:
         """Nearest entry per (item, set) over all values within radius, exact, ordered by distance then entry id.
 
-        A `form` is compared with entries of the same form only. Only active entries are found.
+        A `form` is compared with entries of the same form only. Only active entries are found. What `accept`
+        (query number, entry, distance) refuses is passed over *before* the nearest is chosen, so that it can't
+        hide a farther entry of the same item that would count.
         """
 
     def batch(self, batch_id: str) -> Batch | None:
@@ -164,6 +169,7 @@ class Applied(Struct, frozen=True, kw_only=True):
 class SlotChange(Struct, frozen=True, kw_only=True):
     """One record of a shard's change stream: the slot as it is after the change (64 bytes) and its side record."""
 
+    shard: int
     position: Position
     kind: Kind
     slot: int
@@ -173,10 +179,14 @@ class SlotChange(Struct, frozen=True, kw_only=True):
 
 
 class Chunk(Struct, frozen=True, kw_only=True):
-    """A fixed run of slots and their side records, cut to the slots in use."""
+    """A fixed run of slots and their side records, cut to the slots in use, all read at one instant."""
 
     slots: bytes
     sides: bytes
+    sum: int
+    """The chunk's sum as the store keeps it: it differs from one computed over the bytes only after damage."""
+    position: Position
+    """The shard's position at that instant: changes up to it are in, so tailing may begin there."""
 
 
 class SetsState(Struct, frozen=True, kw_only=True):
@@ -224,14 +234,23 @@ class Store(Protocol):
     async def head(self, shard: int) -> Head:
         """A shard's head."""
 
+    async def heads(self) -> list[Head]:
+        """The heads of all shards, by shard number, in one round trip; all carry one server time, taken first."""
+
     async def sums(self, shard: int, kind: Kind) -> list[int]:
         """One sum per chunk of this kind, as the store keeps them."""
 
     async def read_chunk(self, shard: int, kind: Kind, number: int) -> Chunk:
         """One chunk, cut to the slots in use."""
 
-    async def read_changes(self, shard: int, after: Position, wait_ms: int, most: int) -> list[SlotChange]:
-        """Up to `most` changes after a position, waiting up to `wait_ms` for the first one."""
+    async def read_changes(
+        self, after: Mapping[int, Position], wait_ms: int, most: int
+    ) -> list[SlotChange]:
+        """Changes of several shards (shard to position), up to `most` of each, in order within a shard.
+
+        Waits up to `wait_ms` for the first one of any shard; 0 does not wait. The stream is short: what was
+        trimmed away is skipped in silence, so the caller must see that each shard's sequence is dense.
+        """
 
     async def find(self, shard: int, entry_ids: Sequence[str]) -> dict[str, tuple[Kind, int]]:
         """Where these entries stand: kind and slot. Unknown ids are left out."""

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hashweir.hashing import HASHERS
-from hashweir.model import ENTRY_STATES, FORMS, KINDS, Entry, EntryState, Kind
+from hashweir.model import ENTRY_STATES, FORMS, KINDS, Entry, EntryState, Kind, derive
 
 LAYOUT = 1
 SLOT_BYTES = 64
@@ -56,15 +56,6 @@ TLSH = SlotForm(value=0, entry=35, item=51, set=59, set_bytes=3, state=62, quali
 SLOT_FORMS: Mapping[Kind, SlotForm] = {kind: TLSH if kind == "tlsh" else COMMON for kind in KINDS}
 
 
-def _digest(size: int, *parts: bytes) -> bytes:
-    """BLAKE2b over parts, each behind its 4-byte big-endian length, so that no two lists of parts collide."""
-    h = hashlib.blake2b(digest_size=size)
-    for part in parts:
-        h.update(len(part).to_bytes(4, "big"))
-        h.update(part)
-    return h.digest()
-
-
 def shard_of(value: bytes, shards: int) -> int:
     """The shard (0 to shards-1) that holds a hash value."""
     return int.from_bytes(hashlib.blake2b(value, digest_size=8).digest(), "big") % shards
@@ -72,12 +63,12 @@ def shard_of(value: bytes, shards: int) -> int:
 
 def entry_id(set_name: str, kind: Kind, form: str, value: bytes) -> str:
     """Entry id as 32 hex: the same hash in the same set is always the same entry."""
-    return _digest(16, set_name.encode(), kind.encode(), form.encode(), value).hex()
+    return derive(16, set_name.encode(), kind.encode(), form.encode(), value).hex()
 
 
 def item_id(set_name: str, item_name: str) -> str:
     """Item id as 16 hex, for a named item of a set."""
-    return _digest(8, set_name.encode(), item_name.encode()).hex()
+    return derive(8, set_name.encode(), item_name.encode()).hex()
 
 
 def slot_sum(slot: int, image: bytes, side: bytes) -> int:

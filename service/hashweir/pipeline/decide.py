@@ -1,0 +1,199 @@
+"""Neighbours and set policy to a verdict. Pure: same upload, scan, neighbours and view, same verdict.
+
+Precedence is match > unscanned > clear. `clear` is said only where every perceptual kind that active sets hold for
+this media class was really checked. Nothing here ever raises an action; every rule can only lower it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hashweir.model import (
+    ACTIONS,
+    EXACT_BANDS,
+    KINDS_OF,
+    PERCEPTUAL,
+    Action,
+    Band,
+    Fingerprint,
+    Hit,
+    Kind,
+    Neighbour,
+    Outcome,
+    Scan,
+    Set,
+    Upload,
+    Verdict,
+    derive,
+)
+from hashweir.ports import View
+
+MAX_HITS = 100
+KIND_CEILINGS: dict[Kind, Action] = {"tlsh": "review", "text": "review", "md5": "review"}
+"""Kinds that are too easily matched by chance, by form letters or by design to do more than ask a person."""
+_BANDS: tuple[Band, ...] = ("exact", "a", "b", "c")
+
+
+def verdict_id(source: str, upload: str) -> str:
+    """Id of the verdict on an upload as 32 hex: the same for every delivery of the same upload."""
+    return derive(16, source.encode(), upload.encode()).hex()
+
+
+def hit_id(verdict: str, set_name: str, entry: str, kind: Kind) -> str:
+    """Id of a hit as 32 hex."""
+    return derive(16, verdict.encode(), set_name.encode(), entry.encode(), kind.encode()).hex()
+
+
+def decide(upload: Upload, scan: Scan, neighbours: Sequence[Neighbour], view: View) -> Verdict:
+    """The verdict on one upload.
+
+    `scan.reason` says that nothing perceptual could be computed: then only a hit can lift it from `unscanned`.
+    """
+    verdict = verdict_id(upload.source, upload.id)
+    cap: Action = "review" if view.standing == "degraded" else "block"
+    applicable = {name: one for name, one in view.sets.items() if _applies(one, upload)}
+    hits = _nearest(
+        _hit(verdict, near, applicable[near.entry.set], upload, scan, view, cap)
+        for near in neighbours
+        if near.entry.set in applicable
+    )
+    active = [hit for hit in hits if hit.state == "active"]
+    checked = _checked(scan, applicable)
+    outcome, reason, notes = _outcome(bool(active), scan, checked, applicable, view)
+    listed = tuple(hits[:MAX_HITS])
+    return Verdict(
+        id=verdict,
+        source=upload.source,
+        upload=upload.id,
+        sha256=next((one.value for one in scan.fingerprints if one.kind == "sha256"), None),
+        media_type=scan.media_type or upload.media_type,
+        media_class=scan.media_class,
+        surface=upload.surface,
+        account=upload.account,
+        outcome=outcome,
+        action=_strongest(hit.action for hit in active),
+        reason=reason,
+        checked=checked,
+        notes=tuple(sorted({*upload.notes, *scan.notes, *notes})),
+        hits=listed,
+        hits_total=len(hits),
+        fingerprints=_of_hits(scan.fingerprints, listed),
+        sets={name: one.version for name, one in sorted(applicable.items())},
+        position=view.position,
+    )
+
+
+def _applies(one: Set, upload: Upload) -> bool:
+    """A set limited to surfaces also sees uploads of unknown surface, but only logs them (`_ceiling`)."""
+    return one.state != "off" and (
+        not one.surfaces or upload.surface is None or upload.surface in one.surfaces
+    )
+
+
+def _hit(
+    verdict: str, near: Neighbour, owner: Set, upload: Upload, scan: Scan, view: View, cap: Action
+) -> Hit:
+    entry, fingerprint = near.entry, near.fingerprint
+    band = _band(owner, entry.kind, near.distance)
+    ceiling = _weakest(owner.ceiling, cap, _ceiling(near, owner, upload, scan))
+    batch = view.batch(entry.batch)
+    return Hit(
+        id=hit_id(verdict, owner.name, entry.id, entry.kind),
+        kind=entry.kind,
+        form=fingerprint.form,
+        set=owner.name,
+        entry=entry.id,
+        item=entry.item,
+        distance=near.distance,
+        radius=owner.radius.get(entry.kind, 0),
+        band=band,
+        quality=fingerprint.quality,
+        entry_quality=entry.quality,
+        origin=owner.origin,
+        labels=batch.labels if batch else (),
+        ceiling=ceiling,
+        action=_weakest(owner.actions.get(band, "none"), ceiling),
+        state="active" if owner.state == "active" else "shadow",
+        length_unknown=near.length_unknown,
+    )
+
+
+def _band(owner: Set, kind: Kind, distance: int) -> Band:
+    if kind in EXACT_BANDS:
+        return "exact"
+    a, b = owner.bands.get(kind, (0, 0))
+    return "a" if distance <= a else "b" if distance <= b else "c"
+
+
+def _ceiling(near: Neighbour, owner: Set, upload: Upload, scan: Scan) -> Action:
+    """The strongest action that the quality of this one piece of evidence allows."""
+    entry = near.entry
+    raw_of_two_byte_script = near.fingerprint.form == "raw" and "mostly_ascii" not in scan.notes
+    surface_unknown = bool(owner.surfaces) and upload.surface is None
+    if raw_of_two_byte_script or surface_unknown or near.length_unknown:
+        return "log"
+    if owner.origin == "government-referral":
+        return "review"
+    return KIND_CEILINGS.get(entry.kind, "block")
+
+
+def _nearest(hits: Iterable[Hit]) -> list[Hit]:
+    """One hit per (set, item): the strongest recommendation, then the best band, then the nearest."""
+
+    def rank(hit: Hit) -> tuple[int, int, int, str, str]:
+        return (-ACTIONS.index(hit.action), _BANDS.index(hit.band), hit.distance, hit.kind, hit.entry)
+
+    best: dict[tuple[str, str], Hit] = {}
+    for hit in hits:
+        key = hit.set, hit.item
+        if key not in best or rank(hit) < rank(best[key]):
+            best[key] = hit
+    return sorted(best.values(), key=lambda hit: (hit.state != "active", *rank(hit), hit.set))
+
+
+def _checked(scan: Scan, applicable: dict[str, Set]) -> dict[Kind, str]:
+    """What was checked of each kind; a picture under the floor of any active set was not fully checked."""
+    checked = dict(scan.checked)
+    quality = next((one.quality for one in scan.fingerprints if one.kind == "pdq"), None)
+    floor = max((one.min_quality for one in applicable.values() if one.state == "active"), default=0)
+    if quality is not None and quality < floor and checked.get("pdq") == "ok":
+        checked["pdq"] = "low_quality"
+    return checked
+
+
+def _outcome(
+    matched: bool, scan: Scan, checked: dict[Kind, str], applicable: dict[str, Set], view: View
+) -> tuple[Outcome, str | None, tuple[str, ...]]:
+    if matched:
+        return "match", None, ()
+    if scan.reason is not None:
+        return "unscanned", scan.reason, ()
+    if scan.media_class is None:
+        return "unscanned", "not_provided", ()
+    held = {
+        kind
+        for name, one in applicable.items()
+        if one.state == "active"
+        for kind in view.holds(name)
+        if kind in KINDS_OF[scan.media_class]
+    }
+    if not held:
+        return "unscanned", "no_active_set", ()
+    perceptual = held & PERCEPTUAL[scan.media_class]
+    for kind in sorted(perceptual or held):
+        if checked.get(kind, "not_provided") != "ok":
+            return "unscanned", checked.get(kind, "not_provided"), ()
+    return "clear", None, () if perceptual else ("exact_only",)
+
+
+def _of_hits(fingerprints: Sequence[Fingerprint], hits: Sequence[Hit]) -> tuple[Fingerprint, ...]:
+    hit = {(one.kind, one.form) for one in hits}
+    return tuple(one for one in fingerprints if (one.kind, one.form) in hit)
+
+
+def _strongest(actions: Iterable[Action]) -> Action:
+    return max(actions, key=ACTIONS.index, default="none")
+
+
+def _weakest(*actions: Action) -> Action:
+    return min(actions, key=ACTIONS.index)

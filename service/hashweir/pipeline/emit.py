@@ -1,0 +1,79 @@
+"""A judged upload to outgoing records. Pure: ids and bodies are derived, so a replay writes the same bytes again.
+
+What may differ from one run to the next (times, attempts, worker) travels in headers, never in the body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from hashweir.errors import REASONS
+from hashweir.model import DeadLetter, Message, Record, Upload
+from hashweir.pipeline.match import Judged
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Emitter:
+    """Makes the records of one worker. `versions` are those of hashweir and of the libraries that decode and hash."""
+
+    def __init__(self, *, worker: str, versions: dict[str, str], via: str = "live") -> None:
+        self._versions = versions
+        self._fixed = (("worker", worker.encode()), ("versions", _encode(versions)), ("via", via.encode()))
+
+    def messages(self, judged: Judged, upload: Upload, record: Record) -> list[Message]:
+        """The verdict, a match where an active set hit, a dead letter where the content is beyond use."""
+        verdict = judged.verdict
+        key, body = verdict.id.encode(), _encode(verdict)
+        out = [self._message("verdicts", key, body, judged, upload)]
+        if verdict.outcome == "match":
+            out.append(self._message("matches", key, body, judged, upload))
+        reason = dead_letter_reason(judged)
+        if reason is not None:
+            out.append(self._message("dead-letters", key, self._letter(reason, judged, record), judged, upload))
+        return out
+
+    def _letter(self, reason: str, judged: Judged, record: Record) -> bytes:
+        letter = DeadLetter(
+            id=judged.verdict.id,
+            source=judged.verdict.source,
+            upload=judged.verdict.upload,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            digest=hashlib.sha256(record.value).hexdigest(),
+            reason=reason,
+            stage=REASONS[reason].stage,
+            attempts=judged.attempts,
+            versions=self._versions,
+        )
+        return _encode(letter)
+
+    def _message(self, topic: str, key: bytes, body: bytes, judged: Judged, upload: Upload) -> Message:
+        event = {"verdicts": "verdict", "matches": "match", "dead-letters": "dead-letter"}[topic]
+        headers = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", key),
+            ("ce_source", b"hashweir"),
+            ("ce_type", f"hashweir.{event}.v1".encode()),
+            ("content-type", b"application/json"),
+            ("as_of", str(judged.as_of_ms).encode()),
+            ("degraded", b"true" if judged.degraded else b"false"),
+            ("timings", _encode({stage: round(seconds, 6) for stage, seconds in judged.timings.items()})),
+            ("attempts", str(judged.attempts).encode()),
+            *self._fixed,
+        ]
+        if upload.traceparent is not None:
+            headers.append(("traceparent", upload.traceparent.encode()))
+        return Message(topic=topic, key=key, value=body, headers=tuple(headers))
+
+
+def dead_letter_reason(judged: Judged) -> str | None:
+    """The reason for which this upload leaves a dead letter, or None.
+
+    A hit does not take the dead letter away: the content was still beyond use for everything but its exact hashes.
+    """
+    reasons = [judged.verdict.reason, *judged.verdict.checked.values()]
+    return next((one for one in reasons if one is not None and one != "ok" and REASONS[one].dead_letter), None)

@@ -1,0 +1,129 @@
+"""The spine: fetch, scan, look up, decide. Kafka, HTTP and the command line all go through here.
+
+No verdict is ever made of an unverified state: `usable_view` gives a view that is fit for judging, waiting for one
+where its caller can wait, and the view is asked for again when it turned doubtful meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+
+import msgspec
+from msgspec import Struct
+
+from hashweir.errors import InputError
+from hashweir.hashing.exact import fingerprints as exact_fingerprints
+from hashweir.model import KINDS_OF, Fingerprint, Kind, MediaClass, Scan, Upload, Verdict
+from hashweir.pipeline.decide import decide
+from hashweir.pipeline.fetch import fetch
+from hashweir.pipeline.lookup import lookup
+from hashweir.ports import Known, MediaSource, Sandbox, View
+
+USABLE = frozenset({"verified", "degraded"})
+"""Standings of a view that may be judged by."""
+
+
+class Judged(Struct, frozen=True, kw_only=True):
+    """A verdict and what travels beside it. `timings` are seconds per stage; `attempts` counts scans."""
+
+    verdict: Verdict
+    as_of_ms: int
+    degraded: bool
+    timings: dict[str, float]
+    attempts: int = 1
+
+
+class Matcher:
+    """Judges uploads. Lookups run in `threads`, so that a large scan never stalls the loop."""
+
+    def __init__(
+        self,
+        *,
+        sandbox: Sandbox,
+        known: Known,
+        usable_view: Callable[[], Awaitable[View]],
+        threads: Executor,
+        media: MediaSource | None = None,
+    ) -> None:
+        self._sandbox = sandbox
+        self._known = known
+        self._usable_view = usable_view
+        self._threads = threads
+        self._media = media
+
+    async def match(self, upload: Upload) -> Judged:
+        """The verdict on an upload: always one, whatever its content is."""
+        started = time.perf_counter()
+        try:
+            upload = await fetch(upload, self._media)
+        except InputError as error:
+            return await self.refuse(upload, error.reason)
+        fetched = time.perf_counter()
+        scan = await self._scan(upload)
+        waited = time.perf_counter() - fetched - sum(scan.timings.values())
+        timings = {"fetch": fetched - started, "scan_wait": max(waited, 0.0), **scan.timings}
+        return await self._judge(upload, scan, timings)
+
+    async def refuse(self, upload: Upload, reason: str) -> Judged:
+        """The verdict on an upload whose content is beyond use, or not to be had, for this reason."""
+        return await self._judge(upload, Scan(media_class=None, media_type=None, reason=reason), {})
+
+    async def _scan(self, upload: Upload) -> Scan:
+        if upload.content is None:
+            return given(upload)
+        scan = await self._sandbox.scan(upload)
+        if not scan.fingerprints:
+            # Whatever the scan process made of it, a file that is known byte for byte is still found.
+            exact = tuple(exact_fingerprints(upload.content))
+            scan = msgspec.structs.replace(scan, fingerprints=exact)
+        return scan
+
+    async def _judge(self, upload: Upload, scan: Scan, timings: dict[str, float]) -> Judged:
+        loop = asyncio.get_running_loop()
+        while True:
+            view = await self._usable_view()
+            started = time.perf_counter()
+            neighbours = await loop.run_in_executor(self._threads, lookup, view, scan.fingerprints)
+            looked_up = time.perf_counter()
+            verdict = decide(upload, scan, neighbours, view)
+            if self._known.view().standing in USABLE:
+                break
+        timings = timings | {"lookup": looked_up - started, "decide": time.perf_counter() - looked_up}
+        return Judged(
+            verdict=verdict,
+            as_of_ms=view.as_of_ms,
+            degraded=view.standing == "degraded",
+            timings=timings,
+            attempts=scan.attempts,
+        )
+
+
+def given(upload: Upload) -> Scan:
+    """The scan of an upload that came as fingerprints only: what was not sent was not checked."""
+    kinds: set[Kind] = {one.kind for one in upload.fingerprints}
+    media_class = _class_of(upload.media_type, kinds)
+    checked = {kind: "ok" if kind in kinds else "not_provided" for kind in KINDS_OF.get(media_class or "text", ())}
+    return Scan(
+        media_class=media_class,
+        media_type=upload.media_type,
+        fingerprints=_unique(upload.fingerprints),
+        checked=checked if media_class else dict.fromkeys(kinds, "ok"),
+    )
+
+
+def _class_of(media_type: str | None, kinds: set[Kind]) -> MediaClass | None:
+    if media_type == "application/pdf":
+        return "document"
+    declared = (media_type or "").split("/")[0]
+    if declared in ("image", "video", "text"):
+        return declared  # type: ignore[return-value]
+    if "pdq" in kinds:
+        return "image"
+    return "text" if kinds & {"tlsh", "text"} else None
+
+
+def _unique(fingerprints: tuple[Fingerprint, ...]) -> tuple[Fingerprint, ...]:
+    return tuple(dict.fromkeys(fingerprints))
