@@ -1,0 +1,298 @@
+"""The configuration: one frozen tree from hashweir.toml and the environment. Parts take plain values.
+
+A key `bootstrap` of section `kafka` is `[kafka] bootstrap` in the file and HASHWEIR_KAFKA__BOOTSTRAP in the
+environment, which wins. A secret may also come from a file named by HASHWEIR_SECTION__KEY_FILE. Unknown keys
+are errors: a mistyped limit that is silently ignored is worse than a worker that does not start.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from hashweir.errors import ConfigError
+
+PREFIX = "HASHWEIR_"
+PATH_VARIABLE = "HASHWEIR_CONFIG"
+DEFAULT_PATH = Path("hashweir.toml")
+MIB = 1024 * 1024
+# A Kubernetes service named "hashweir" puts HASHWEIR_SERVICE_HOST, HASHWEIR_PORT_9090_TCP, ... into each pod.
+_SERVICE_LINK = re.compile(r"HASHWEIR_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _no_password(url: str) -> str:
+    if "@" in url:
+        raise ValueError("no user or password in the address: use store.username and store.password")
+    if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("the address must begin with redis://, rediss:// (TLS) or unix://")
+    return url
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, unknown keys are errors, values never repeated in error messages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Kafka(Section):
+    """Where uploads come from and verdicts go."""
+
+    bootstrap: str = Field(default="", description="brokers as host:port,host:port; `work` requires it")
+    group: str = Field(default="hashweir", description="consumer group")
+    instance_id: str = Field(default="", description="static membership: stable and unique per worker")
+    topic_prefix: str = Field(default="hashweir.", description="prefix of every topic name")
+    first_position: Literal["earliest", "latest"] = Field(
+        default="earliest", description="where a new group begins"
+    )
+    topic_partitions: PositiveInt = Field(default=6, description="partitions of a new topic")
+    topic_replication: int = Field(default=-1, ge=-1, description="its replicas; -1: the broker's default")
+    topic_retention_seconds: PositiveInt = Field(default=604_800, description="retention of a new topic")
+    topic_max_message_bytes: PositiveInt = Field(default=2 * MIB, description="largest record of a new topic")
+    connect_budget_seconds: PositiveFloat = Field(default=15.0, description="longest wait at start")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="how brokers are spoken to"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="SASL mechanism, with a SASL_ security protocol"
+    )
+    sasl_username: str = Field(default="", description="SASL user")
+    sasl_password: SecretStr = Field(default=SecretStr(""), description="SASL password")
+    ssl_ca_file: str = Field(default="", description="CA certificates (PEM); empty: the system's")
+    ssl_cert_file: str = Field(default="", description="client certificate (PEM)")
+    ssl_key_file: str = Field(default="", description="client key (PEM)")
+    ssl_key_password: SecretStr = Field(default=SecretStr(""), description="password of the client key")
+
+
+class Store(Section):
+    """Redis or Valkey, the source of truth for sets."""
+
+    url: Annotated[str, AfterValidator(_no_password)] = Field(
+        default="",
+        description="redis://host:port/db, rediss:// (TLS) or unix://path; `work`, `match`, `sets` need it",
+    )
+    prefix: str = Field(default="hashweir", description="prefix of every key")
+    username: str = Field(default="", description="ACL user")
+    password: SecretStr = Field(default=SecretStr(""), description="ACL password")
+    tls_ca_file: str = Field(default="", description="CA certificates (PEM); empty: the system's")
+    tls_cert_file: str = Field(default="", description="client certificate (PEM)")
+    tls_key_file: str = Field(default="", description="client key (PEM)")
+    wait_replicas: NonNegativeInt = Field(default=0, description="replicas that must confirm a write")
+    shards: int = Field(default=16, ge=1, le=4096, description="shards of a new store; fixed for its life")
+    connect_budget_seconds: PositiveFloat = Field(default=10.0, description="longest wait at start")
+
+
+class Worker(Section):
+    """The long-running worker."""
+
+    in_flight_items: PositiveInt = Field(default=256, description="uploads held at once")
+    in_flight_bytes: PositiveInt = Field(default=64 * MIB, description="bytes of uploads held at once")
+    allow_empty: bool = Field(default=False, description="judge even where no set is active")
+    drain_seconds: PositiveFloat = Field(default=25.0, description="time to finish after SIGTERM")
+    instance: str = Field(default="", description="this worker in headers and logs; empty: the host's name")
+
+
+class Scan(Section):
+    """The scan processes, which decode and hash untrusted bytes."""
+
+    processes: int = Field(default=0, ge=0, le=8, description="0: one per core, at most 8")
+    image_deadline_seconds: PositiveFloat = Field(default=20.0, description="wall time for one image")
+    text_deadline_seconds: PositiveFloat = Field(default=20.0, description="wall time for one text")
+    memory_bytes: PositiveInt = Field(default=1024 * MIB, description="address space of one scan process")
+
+
+class Limits(Section):
+    """What one upload may be."""
+
+    inline_bytes: PositiveInt = Field(default=MIB, description="content in a record")
+    file_bytes: PositiveInt = Field(default=64 * MIB, description="a file on the command line")
+    pixels: PositiveInt = Field(default=50_000_000, description="pixels of an image")
+    side_pixels: PositiveInt = Field(default=16_384, description="longest side of an image")
+    text_bytes: PositiveInt = Field(default=4 * MIB, description="a text")
+
+
+class Index(Section):
+    """How old the knowledge may be."""
+
+    soft_stale_seconds: PositiveFloat = Field(
+        default=10.0, description="store silent so long: no action above review"
+    )
+    hard_stale_seconds: PositiveFloat = Field(default=300.0, description="store silent so long: no verdicts")
+
+
+class Metrics(Section):
+    """Prometheus metrics and health."""
+
+    host: str = Field(default="127.0.0.1", description="address that metrics and health listen on")
+    port: Port = Field(default=9464, description="their port; 0: any free one")
+
+
+class Sets(Section):
+    """Management of sets."""
+
+    allow_local_activation: bool = Field(
+        default=False,
+        description="one person may activate a set whose ceiling is above review",
+    )
+
+
+class Logs(Section):
+    """Log lines on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level shown"
+    )
+    format: Literal["json", "text"] = Field(default="json", description="JSON lines, or for people")
+
+
+class _Source(PydanticBaseSettingsSource):
+    """A source that answers with a whole tree, known keys or not, so that the unknown ones are found out."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+
+class _Environment(_Source):
+    def __call__(self) -> dict[str, Any]:
+        return _from_environment(os.environ)
+
+
+class _File(_Source):
+    path: Path | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        return {} if self.path is None else _from_file(self.path)
+
+
+class Config(BaseSettings):
+    """Everything that can be configured."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    kafka: Kafka = Kafka()
+    store: Store = Store()
+    worker: Worker = Worker()
+    scan: Scan = Scan()
+    limits: Limits = Limits()
+    index: Index = Index()
+    metrics: Metrics = Metrics()
+    sets: Sets = Sets()
+    logs: Logs = Logs()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then file: the first that names a key wins."""
+        return init_settings, _Environment(settings_cls), _File(settings_cls)
+
+
+def load(path: Path | None = None) -> Config:
+    """The configuration from `path`, else the file that HASHWEIR_CONFIG names, else ./hashweir.toml if any.
+
+    Raises ConfigError naming the key, where it stands and, for an unknown one, the nearest that exists.
+    """
+    named = path or (Path(os.environ[PATH_VARIABLE]) if os.environ.get(PATH_VARIABLE) else None)
+    _File.path = named or (DEFAULT_PATH if DEFAULT_PATH.is_file() else None)
+    try:
+        return Config()
+    except ValidationError as error:
+        raise ConfigError(
+            "; ".join(_explain(e["type"], e["loc"], e["msg"]) for e in error.errors())
+        ) from None
+
+
+def keys() -> Iterator[tuple[str, str, FieldInfo]]:
+    """Every key as (section, name, field), in the order of the documentation."""
+    for section, holder in Config.model_fields.items():
+        model = holder.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        for name, field in model.model_fields.items():
+            yield section, name, field
+
+
+def shown(config: Config) -> dict[str, dict[str, object]]:
+    """The effective values by section and key, secrets masked: for `hashweir check`."""
+    masked: dict[str, dict[str, object]] = {}
+    for section, name, _ in keys():
+        value = getattr(getattr(config, section), name)
+        if isinstance(value, SecretStr):
+            value = "********" if value.get_secret_value() else ""
+        masked.setdefault(section, {})[name] = value
+    return masked
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration file {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Sections and keys of all HASHWEIR_ variables. Raises ConfigError for one that has no section."""
+    found: dict[str, Any] = {}
+    secrets = {(section, name) for section, name, field in keys() if isinstance(field.default, SecretStr)}
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX) or variable == PATH_VARIABLE or _SERVICE_LINK.fullmatch(variable):
+            continue
+        section, separator, name = variable.removeprefix(PREFIX).lower().partition("__")
+        if not separator:
+            raise ConfigError(_unknown(variable, [_variable(s, n) for s, n, _ in keys()]))
+        base = name.removesuffix("_file")
+        if base != name and (section, base) in secrets:
+            try:
+                name, value = base, Path(value).read_text(encoding="utf-8").rstrip("\r\n")
+            except (OSError, UnicodeDecodeError):
+                raise ConfigError(f"{variable} names a file that can't be read: {value}") from None
+        found.setdefault(section, {})[name] = value
+    return found
+
+
+def _variable(section: str, name: str) -> str:
+    return f"{PREFIX}{section.upper()}__{name.upper()}"
+
+
+def _unknown(key: str, candidates: list[str]) -> str:
+    near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.5)
+    return f"unknown configuration key {key}" + (f": did you mean {near[0]}?" if near else "")
+
+
+def _explain(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    key = ".".join(str(part) for part in location)
+    variable = _variable(str(location[0]), "__".join(str(part) for part in location[1:]))
+    where = f"{variable} (environment)" if variable in os.environ else key
+    if kind != "extra_forbidden":
+        return f"{where}: {message.removeprefix('Value error, ')}"
+    known = [f"{section}.{name}" for section, name, _ in keys()]
+    if len(location) == 1:
+        known = list(Config.model_fields)
+    return _unknown(where, [_variable(*k.split(".")) for k in known] if variable in os.environ else known)
