@@ -2,7 +2,7 @@
 
 One struct style serves memory, JSON, msgpack and the JSON schemas. Hash values are text in their canonical
 form everywhere outside an index (`hashing.parse` and `hashing.show` convert): pdq, sha256, text: 64 lower-case
-hex; md5: 32; tlsh: `T1` + 70 upper-case hex.
+hex; md5: 32; tlsh: `T1` + 70 upper-case hex. Longer than most files here: a vocabulary is read whole or not at all.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ KINDS_OF: Mapping[MediaClass, tuple[Kind, ...]] = {
 SetName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="name of a set")]
 Token = Annotated[str, Meta(min_length=1, max_length=256)]
 HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$", description="16-byte id as hex")]
-HashText = Annotated[
-    str, Meta(min_length=1, max_length=72, description="hash value in its canonical text form")
-]
+HashText = Annotated[str, Meta(min_length=1, max_length=72, description="hash value in its canonical text form")]
 Label = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
@@ -180,9 +178,7 @@ class Set(Value, frozen=True, kw_only=True):
     origin: Origin
     state: SetState = "shadow"
     surfaces: tuple[Surface, ...] = ()
-    radius: dict[Kind, Annotated[int, Meta(ge=0, le=256)]] = field(
-        default_factory=lambda: {"pdq": 31, "tlsh": 60}
-    )
+    radius: dict[Kind, Annotated[int, Meta(ge=0, le=256)]] = field(default_factory=lambda: {"pdq": 31, "tlsh": 60})
     bands: dict[Kind, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]] = field(
         default_factory=lambda: {"pdq": (10, 20), "tlsh": (20, 40)}
     )
@@ -281,6 +277,16 @@ class Verdict(Value, frozen=True, kw_only=True):
     fingerprints: tuple[Fingerprint, ...]
     sets: dict[str, int]
     position: str
+
+
+class Judged(Struct, frozen=True, kw_only=True):
+    """A verdict and what travels beside it. `timings` are seconds per stage; `attempts` counts scans."""
+
+    verdict: Verdict
+    as_of_ms: int
+    degraded: bool
+    timings: dict[str, float]
+    attempts: int = 1
 
 
 class DeadLetter(Value, frozen=True, kw_only=True):

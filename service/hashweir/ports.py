@@ -1,6 +1,7 @@
 """Every seam, on one page. Each has at least two implementations that pass the same contract suite.
 
 Real ones live in `adapters/` (Kafka, Redis, scan processes) and `shards/` (Known); the twins in `adapters/memory`.
+Longer than most files here because the seams are meant to be read together.
 """
 
 from __future__ import annotations
@@ -243,9 +244,7 @@ class Store(Protocol):
     async def read_chunk(self, shard: int, kind: Kind, number: int) -> Chunk:
         """One chunk, cut to the slots in use."""
 
-    async def read_changes(
-        self, after: Mapping[int, Position], wait_ms: int, most: int
-    ) -> list[SlotChange]:
+    async def read_changes(self, after: Mapping[int, Position], wait_ms: int, most: int) -> list[SlotChange]:
         """Changes of several shards (shard to position), up to `most` of each, in order within a shard.
 
         Waits up to `wait_ms` for the first one of any shard; 0 does not wait. The stream is short: what was

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from hashweir.hashing.spelling import from_hex, to_hex
-from hashweir.model import Kind
+from hashweir.model import Fingerprint, Kind
 
 SHA256_RECIPE = "sha256/canonical/1"
 MD5_RECIPE = "md5/canonical/1"
@@ -46,3 +46,11 @@ def md5(content: bytes) -> bytes:
 def text_digest(normal: str) -> bytes:
     """SHA-256 of the UTF-8 of a text's normal form (32 bytes)."""
     return hashlib.sha256(normal.encode()).digest()
+
+
+def fingerprints(content: bytes) -> tuple[Fingerprint, Fingerprint]:
+    """The sha256 and md5 fingerprints of the bytes as they came."""
+    return (
+        Fingerprint(kind="sha256", form="canonical", recipe=SHA256_RECIPE, value=sha256(content).hex()),
+        Fingerprint(kind="md5", form="canonical", recipe=MD5_RECIPE, value=md5(content).hex()),
+    )

@@ -85,14 +85,10 @@ def decide(upload: Upload, scan: Scan, neighbours: Sequence[Neighbour], view: Vi
 
 def _applies(one: Set, upload: Upload) -> bool:
     """A set limited to surfaces also sees uploads of unknown surface, but only logs them (`_ceiling`)."""
-    return one.state != "off" and (
-        not one.surfaces or upload.surface is None or upload.surface in one.surfaces
-    )
+    return one.state != "off" and (not one.surfaces or upload.surface is None or upload.surface in one.surfaces)
 
 
-def _hit(
-    verdict: str, near: Neighbour, owner: Set, upload: Upload, scan: Scan, view: View, cap: Action
-) -> Hit:
+def _hit(verdict: str, near: Neighbour, owner: Set, upload: Upload, scan: Scan, view: View, cap: Action) -> Hit:
     entry, fingerprint = near.entry, near.fingerprint
     band = _band(owner, entry.kind, near.distance)
     ceiling = _weakest(owner.ceiling, cap, _ceiling(near, owner, upload, scan))

@@ -10,8 +10,7 @@ import hashlib
 import msgspec
 
 from hashweir.errors import REASONS
-from hashweir.model import DeadLetter, Message, Record, Upload
-from hashweir.pipeline.match import Judged
+from hashweir.model import DeadLetter, Judged, Message, Record, Upload
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 

@@ -7,7 +7,6 @@ beyond use.
 from __future__ import annotations
 
 import re
-from typing import cast
 
 import msgspec
 
@@ -20,7 +19,6 @@ from hashweir.model import (
     GivenFingerprint,
     Kind,
     Record,
-    Surface,
     Upload,
     UploadMessage,
 )
@@ -123,7 +121,7 @@ def _envelope(record: Record, default_source: str) -> tuple[Upload, str | None]:
         source=texts.get("ce_source", default_source),
         id=texts.get("ce_id", f"{record.topic}-{record.partition}-{record.offset}"),
         account=texts.get("ce_account"),
-        surface=cast("Surface | None", surface),
+        surface=surface,
         traceparent=texts.get("traceparent"),
         notes=tuple(sorted(set(notes))),
     )
@@ -137,4 +135,4 @@ def _media_type(text: str | None) -> str | None:
 
 
 def _with(envelope: Upload, **fields: object) -> Upload:
-    return cast("Upload", msgspec.structs.replace(envelope, **fields))
+    return msgspec.structs.replace(envelope, **fields)

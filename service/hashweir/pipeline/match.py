@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
 import msgspec
-from msgspec import Struct
 
 from hashweir.errors import InputError
 from hashweir.hashing.exact import fingerprints as exact_fingerprints
-from hashweir.model import KINDS_OF, Fingerprint, Kind, MediaClass, Scan, Upload, Verdict
+from hashweir.model import KINDS_OF, Fingerprint, Judged, Kind, MediaClass, Scan, Upload
 from hashweir.pipeline.decide import decide
 from hashweir.pipeline.fetch import fetch
 from hashweir.pipeline.lookup import lookup
@@ -24,16 +23,6 @@ from hashweir.ports import Known, MediaSource, Sandbox, View
 
 USABLE = frozenset({"verified", "degraded"})
 """Standings of a view that may be judged by."""
-
-
-class Judged(Struct, frozen=True, kw_only=True):
-    """A verdict and what travels beside it. `timings` are seconds per stage; `attempts` counts scans."""
-
-    verdict: Verdict
-    as_of_ms: int
-    degraded: bool
-    timings: dict[str, float]
-    attempts: int = 1
 
 
 class Matcher:

@@ -92,7 +92,11 @@ def pack(entry: Entry, set_number: int) -> tuple[bytes, bytes]:
     length = UNKNOWN_LENGTH if entry.length is None else entry.length
     name = entry.item_name.encode()
     side = _SIDE.pack(
-        bytes.fromhex(entry.batch or "00" * 8), entry.added_ms, length, 0, name if len(name) <= NAME_BYTES else b""
+        bytes.fromhex(entry.batch or "00" * 8),
+        entry.added_ms,
+        length,
+        0,
+        name if len(name) <= NAME_BYTES else b"",
     )
     return slot, side
 
