@@ -1,0 +1,217 @@
+"""Every metric, in one home: the table below is what is exported, what is documented and what is tested.
+
+Labels come from closed lists, and a closed label set starts at 0, so that a rate over a metric that has not
+happened yet is 0 and not "no data". Only topic, partition and shard are open, bounded by what is assigned.
+Moments are exported, not ages: `time() - moment` goes on growing where the process hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from hashweir.errors import REASONS
+
+PREFIX = "hashweir_"
+Labels = tuple[str, ...]
+
+# Words of `model`, which stands above this module; a test holds the two together.
+MEDIA: Labels = ("image", "video", "text", "document", "unknown")
+OUTCOMES: Labels = ("match", "clear", "unscanned")
+KINDS: Labels = ("pdq", "tlsh", "sha256", "md5", "text")
+BANDS: Labels = ("exact", "a", "b", "c")
+ACTIONS: Labels = ("none", "log", "review", "hold", "block")
+
+STAGES: Labels = ("ingest", "fetch", "scan_wait", "decode", "hash", "lookup", "decide", "publish")
+PAUSES: Labels = ("standing", "budget", "span", "sink", "source", "brake", "lost_range", "draining")
+"""Why a partition is paused; several can hold at once."""
+DEATHS: Labels = ("exit", "signal", "deadline", "memory", "bad_reply", "recycled")
+UPLOAD_REASONS: Labels = tuple(
+    reason for reason, row in REASONS.items() if row.stage not in ("sets", "store", "stream", "config")
+)
+DEAD_LETTER_REASONS: Labels = tuple(reason for reason, row in REASONS.items() if row.dead_letter)
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0)
+LIVE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0)
+DISTANCES = (0.0, 4.0, 10.0, 20.0, 31.0, 64.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric. A label without a list of values is open; `sets` lists combinations where not all occur."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: Mapping[str, Labels | None]
+    edges: tuple[float, ...] = ()
+    sets: tuple[Labels, ...] | None = None
+
+    def starts(self) -> Iterator[Labels]:
+        """The label sets that exist from the start."""
+        if self.sets is not None:
+            yield from self.sets
+        elif self.labels and all(values is not None for values in self.labels.values()):
+            yield from itertools.product(*(values or () for values in self.labels.values()))
+
+
+_PARTITION: dict[str, Labels | None] = {"topic": None, "partition": None}
+_UNSCANNED = tuple((reason, REASONS[reason].klass) for reason in UPLOAD_REASONS)
+
+TABLE: tuple[Row, ...] = (
+    # ── uploads ──
+    Row("uploads_total", "counter", "Verdicts acknowledged.", {"media": MEDIA, "outcome": OUTCOMES}),
+    Row("end_to_end_seconds", "histogram", "From the record's timestamp to the verdict's ack.", {}, SECONDS),
+    Row("stage_duration_seconds", "histogram", "Time in one stage.", {"stage": STAGES}, STAGE_SECONDS),
+    Row(
+        "matches_total",
+        "counter",
+        "Verdicts with outcome match, by their best band and their action.",
+        {"band": BANDS, "action": ACTIONS},
+    ),
+    Row(
+        "match_distance",
+        "histogram",
+        "Distance of the nearest hit of a match.",
+        {"kind": ("pdq", "tlsh")},
+        DISTANCES,
+    ),
+    Row(
+        "unscanned_total",
+        "counter",
+        "Verdicts that say: could not check.",
+        {"reason": UPLOAD_REASONS, "class": ("input", "fault")},
+        sets=_UNSCANNED,
+    ),
+    Row("dead_letters_total", "counter", "Dead letters acknowledged.", {"reason": DEAD_LETTER_REASONS}),
+    Row("retries_total", "counter", "Attempts made again in place.", {"dependency": ("match", "sink")}),
+    # ── stream ──
+    Row("in_flight_items", "gauge", "Uploads taken and not done.", {}),
+    Row("in_flight_bytes", "gauge", "Bytes of uploads taken and not done.", {}),
+    Row(
+        "oldest_in_flight_timestamp_seconds",
+        "gauge",
+        "When the oldest upload in flight was taken; 0: none.",
+        {},
+    ),
+    Row("lag_records", "gauge", "Records behind the end of the partition, as last seen.", _PARTITION),
+    Row("partitions_assigned", "gauge", "Partitions assigned to this worker.", {}),
+    Row(
+        "paused_partitions",
+        "gauge",
+        "Partitions paused; one may be paused for several reasons.",
+        {"why": PAUSES},
+    ),
+    Row("rebalances_total", "counter", "Assignments received.", {}),
+    Row("commit_failures_total", "counter", "Commits refused or not answered in time.", {}),
+    Row("lost_records_total", "counter", "Records deleted before they were read.", _PARTITION),
+    # ── what is known ──
+    Row("index_entries", "gauge", "Entries that a search can return.", {"kind": KINDS}),
+    Row("applied_sequence", "gauge", "Last change applied here.", {"shard": None}),
+    Row("head_sequence", "gauge", "Last change in the store, as last asked.", {"shard": None}),
+    Row("last_verified_timestamp_seconds", "gauge", "When every head in use was last verified; 0: never.", {}),
+    Row(
+        "change_to_live_seconds",
+        "histogram",
+        "From a change's time in the store to its effect here.",
+        {},
+        LIVE_SECONDS,
+    ),
+    # ── process ──
+    Row("scan_deaths_total", "counter", "Scan processes that ended or were ended.", {"why": DEATHS}),
+    Row("build_info", "gauge", "Always 1.", {"version": None, "python": None}),
+)
+
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
+
+
+class Metrics:
+    """All metrics, in one registry. Tests make as many as they like, each with its own registry."""
+
+    def __init__(self, registry: CollectorRegistry | None = None, *, version: str = "") -> None:
+        """Raises ValueError where the registry holds these metrics already."""
+        self.registry = registry or CollectorRegistry(auto_describe=True)
+        self._left = {row.name: row for row in TABLE}
+        self.uploads = self._make(Counter, "uploads_total")
+        self.end_to_end = self._make(Histogram, "end_to_end_seconds")
+        self.stage_duration = self._make(Histogram, "stage_duration_seconds")
+        self.matches = self._make(Counter, "matches_total")
+        self.match_distance = self._make(Histogram, "match_distance")
+        self.unscanned = self._make(Counter, "unscanned_total")
+        self.dead_letters = self._make(Counter, "dead_letters_total")
+        self.retries = self._make(Counter, "retries_total")
+        self.in_flight_items = self._make(Gauge, "in_flight_items")
+        self.in_flight_bytes = self._make(Gauge, "in_flight_bytes")
+        self.oldest_in_flight = self._make(Gauge, "oldest_in_flight_timestamp_seconds")
+        self.lag = self._make(Gauge, "lag_records")
+        self.partitions_assigned = self._make(Gauge, "partitions_assigned")
+        self.paused_partitions = self._make(Gauge, "paused_partitions")
+        self.rebalances = self._make(Counter, "rebalances_total")
+        self.commit_failures = self._make(Counter, "commit_failures_total")
+        self.lost_records = self._make(Counter, "lost_records_total")
+        self.index_entries = self._make(Gauge, "index_entries")
+        self.applied_sequence = self._make(Gauge, "applied_sequence")
+        self.head_sequence = self._make(Gauge, "head_sequence")
+        self.last_verified = self._make(Gauge, "last_verified_timestamp_seconds")
+        self.change_to_live = self._make(Histogram, "change_to_live_seconds")
+        self.scan_deaths = self._make(Counter, "scan_deaths_total")
+        self._make(Gauge, "build_info").labels(version, platform.python_version()).set(1)
+        if self._left:
+            raise AssertionError(f"rows without a metric: {sorted(self._left)}")
+
+    def _make(self, factory: type[_Metric], name: str) -> _Metric:
+        row = self._left.pop(name)
+        make: Any = factory
+        more = {"buckets": row.edges} if row.edges else {}
+        metric: _Metric = make(PREFIX + name, row.help, tuple(row.labels), registry=self.registry, **more)
+        for values in row.starts():
+            metric.labels(*values)
+        return metric
+
+    def count_judged(
+        self,
+        *,
+        media: str | None,
+        outcome: str,
+        action: str,
+        reason: str | None,
+        hits: Iterable[tuple[str, str, int]],
+        dead_letter: str | None,
+    ) -> None:
+        """Count one verdict that was handed over. `hits` are (kind, band, distance) of its active hits."""
+        self.uploads.labels(media or "unknown", outcome).inc()
+        if outcome == "match":
+            near = list(hits)
+            best = min((band for _, band, _ in near), key=BANDS.index, default="c")
+            self.matches.labels(best, action).inc()
+            for kind in ("pdq", "tlsh"):
+                if distances := [distance for hit, _, distance in near if hit == kind]:
+                    self.match_distance.labels(kind).observe(min(distances))
+        elif outcome == "unscanned" and reason in UPLOAD_REASONS:
+            self.unscanned.labels(reason, REASONS[reason].klass).inc()
+        if dead_letter in DEAD_LETTER_REASONS:
+            self.dead_letters.labels(dead_letter).inc()
+
+    def observe_stages(self, seconds: Mapping[str, float]) -> None:
+        """Note how long each stage took. Unknown names are left out: some come from a scan process."""
+        for stage, value in seconds.items():
+            if stage in STAGES and 0 <= value < 3600:
+                self.stage_duration.labels(stage).observe(value)
+
+    def forget_partition(self, topic: str, partition: int) -> None:
+        """Take back the gauge of a partition that is assigned here no longer."""
+        with contextlib.suppress(KeyError):
+            self.lag.remove(topic, str(partition))
+
+
+def table() -> Iterator[tuple[str, str, str, str]]:
+    """Every metric as (full name, kind, labels, help), for generated documents."""
+    for row in TABLE:
+        yield PREFIX + row.name, row.kind, ", ".join(row.labels), row.help
