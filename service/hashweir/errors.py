@@ -77,6 +77,7 @@ REASONS: dict[str, Reason] = {
     "stream_unreachable": Reason("fault", "stream", False, "Kafka does not answer"),
     "stream_topic_missing": Reason("fault", "stream", False, "a topic is missing: run `hashweir check --create`"),
     "stream_lost_range": Reason("fault", "stream", False, "records were deleted before they were read"),
+    "stream_stuck": Reason("fault", "stream", False, "assigned and behind, but no record arrives"),
     "stream_fenced": Reason("fault", "stream", False, "another worker runs under the same instance id"),
     "bad_config": Reason("input", "config", False, "a configuration key is unknown or its value is wrong"),
 }

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from hashweir.errors import HashweirError
 from hashweir.model import Batch, Entry, Form, Kind, Message, Record, Scan, Set, Upload
 
 # ── time ──
@@ -286,6 +287,16 @@ class AssignmentLost(Exception):
     """A commit came too late: the assignment under which it was taken is gone. Not an error, a fact."""
 
 
+class RangeLost(HashweirError):
+    """Records were deleted before they were read: offsets from `first` up to, not including, `after_last`."""
+
+    def __init__(self, partition: Partition, first: int, after_last: int) -> None:
+        super().__init__("stream_lost_range", f"{partition[0]}-{partition[1]}: offsets {first} to {after_last - 1}")
+        self.partition = partition
+        self.first = first
+        self.after_last = after_last
+
+
 class Source(Protocol):
     """Uploads from a stream, under manual commit."""
 
@@ -293,7 +304,12 @@ class Source(Protocol):
         """Join. Raises Unreachable after a bounded wait, naming the address."""
 
     async def poll(self, timeout_s: float) -> list[Record]:
-        """The next records of partitions that are not paused. Never cancel this; it returns in time."""
+        """The next records of partitions that are not paused. Never cancel this; it returns in time.
+
+        A record of an assignment that has ended is never returned. Raises RangeLost once per assignment for each
+        partition whose next record is gone, and delivers nothing more of it; Refused(stream_fenced) where another
+        worker took this identity; Unreachable while the broker is known not to answer (poll again later).
+        """
 
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Stop delivering from these partitions; survives re-assignment until `resume`."""
