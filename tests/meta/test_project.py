@@ -46,7 +46,7 @@ def files(*tops: str) -> Iterator[Path]:
     for top in tops or (".",):
         for folder, below, names in os.walk(ROOT / top):
             below[:] = [b for b in below if b not in NOT_SOURCE and not b.endswith(("_cache", ".egg-info"))]
-            yield from (Path(folder, name) for name in names)
+            yield from (path for name in names if (path := Path(folder, name)).is_file())
 
 
 def texts() -> Iterator[tuple[Path, str]]:
