@@ -35,8 +35,8 @@ check: gates  ## the fast gate, under two minutes: format, lint, types, layers, 
 	@$(BIN)/python -m pytest -q -m "not broker" $(wildcard tests/unit tests/contract tests/meta) $(ARGS)
 
 gates: .venv/.dev
-	@$(BIN)/ruff format --check --quiet || { $(SAY) "not formatted: run $(BIN)/ruff format FILE"; exit 1; }
-	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet --output-format concise || { $(SAY) "run $(BIN)/ruff format FILE"; exit 1; }
+	@$(BIN)/ruff check --quiet --output-format concise
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-timing >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 	@$(BIN)/deptry service 2>.venv/deptry.log || { cat .venv/deptry.log; exit 1; }
