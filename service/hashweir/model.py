@@ -280,9 +280,13 @@ class Verdict(Value, frozen=True, kw_only=True):
 
 
 class Judged(Struct, frozen=True, kw_only=True):
-    """A verdict and what travels beside it. `timings` are seconds per stage; `attempts` counts scans."""
+    """A verdict and what travels beside it. `timings` are seconds per stage; `attempts` counts scans.
+
+    `failure` is the reason for which the content could not be scanned, also where an exact hash still matched.
+    """
 
     verdict: Verdict
+    failure: str | None = None
     as_of_ms: int
     degraded: bool
     timings: dict[str, float]

@@ -74,5 +74,5 @@ def dead_letter_reason(judged: Judged) -> str | None:
 
     A hit does not take the dead letter away: the content was still beyond use for everything but its exact hashes.
     """
-    reasons = [judged.verdict.reason, *judged.verdict.checked.values()]
-    return next((one for one in reasons if one is not None and one != "ok" and REASONS[one].dead_letter), None)
+    reasons = (judged.failure, *judged.verdict.checked.values())
+    return next((one for one in reasons if one in REASONS and REASONS[one].dead_letter), None)

@@ -83,6 +83,7 @@ class Matcher:
         timings = timings | {"lookup": looked_up - started, "decide": time.perf_counter() - looked_up}
         return Judged(
             verdict=verdict,
+            failure=scan.reason,
             as_of_ms=view.as_of_ms,
             degraded=view.standing == "degraded",
             timings=timings,
