@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import pdqhash  # type: ignore[import-untyped]
+import pdqhash
 
 from hashweir.hashing.spelling import from_hex, to_hex
 from hashweir.model import Kind

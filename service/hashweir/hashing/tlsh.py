@@ -6,7 +6,7 @@ A value's bytes are, as in its text: checksum, length, quartile ratios, 32 bytes
 
 from __future__ import annotations
 
-import tlsh as reference  # type: ignore[import-not-found]
+import tlsh as reference
 
 from hashweir.errors import InputError
 from hashweir.hashing.spelling import clip, from_hex, to_hex
