@@ -166,6 +166,19 @@ class Scan(Value, frozen=True, kw_only=True):
     attempts: int = 1
 
 
+class Limits(Value, frozen=True, kw_only=True):
+    """What one upload may be before a scan refuses it. Pictures are judged by their header, before decoding.
+
+    `ratio` is long side to short side; up to `ratio_free_pixels` any ratio goes, for small strips are harmless.
+    """
+
+    pixels: Annotated[int, Meta(gt=0)] = 50_000_000
+    side: Annotated[int, Meta(gt=0)] = 16_384
+    ratio: Annotated[int, Meta(gt=0)] = 200
+    ratio_free_pixels: Annotated[int, Meta(ge=0)] = 8_000_000
+    text_bytes: Annotated[int, Meta(gt=0)] = 4 * 2**20
+
+
 # ── what is known ──
 
 
