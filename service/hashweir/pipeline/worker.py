@@ -1,0 +1,320 @@
+"""From stream to stream: takes uploads, has each delivered as a task of its own, commits what is contiguously done.
+
+At least once, with derived ids. One task polls and is never cancelled. Nothing is shed: what can't go on waits, and
+the partitions pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hashweir.errors import HashweirError, Unreachable
+from hashweir.logs import Logger
+from hashweir.metrics import PAUSES, Metrics
+from hashweir.model import Record
+from hashweir.pipeline.deliver import Delivery, ViewGate
+from hashweir.pipeline.offsets import Budget, OffsetRepeated, Tracker
+from hashweir.pipeline.retry import Brake, RetryPolicy
+from hashweir.ports import AssignmentLost, Clock, Partition, RangeLost, Source
+
+BACK_PRESSURE = ("budget", "span", "draining")
+"""Pauses that are ordinary work: counted, but no line in the log each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one worker; times in seconds."""
+
+    in_flight_items: int = 256
+    in_flight_bytes: int = 64 * 1024 * 1024
+    poll_s: float = 0.1
+    tick_s: float = 1.0
+    """How often offsets are committed and the stream's health is looked at."""
+    commit_wait_s: float = 10.0
+    revoke_drain_s: float = 5.0
+    stuck_s: float = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One partition under one assignment."""
+
+    partition: Partition
+    tracker: Tracker
+    brake: Brake
+    committed: int | None = None
+    paused: bool | None = None
+    lost: bool = False
+    ending: bool = False
+    quiet_s: float = 0.0
+    """Seconds since the last record, while not paused."""
+
+    def ours(self) -> bool:
+        return not self.tracker.ended
+
+    def let_go(self) -> None:
+        self.ending = True
+        self.tracker.drop()
+
+    def to_commit(self) -> int | None:
+        offset = self.tracker.committable
+        return None if offset == self.committed else offset
+
+
+class Worker:
+    """The worker of one process. `run` until `stop_polling`, then `finish` and `commit_rest`, in that order."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        delivery: Delivery,
+        gate: ViewGate,
+        clock: Clock,
+        metrics: Metrics,
+        log: Logger,
+        limits: Limits | None = None,
+    ) -> None:
+        self._source, self._delivery, self._gate = source, delivery, gate
+        self._clock, self._metrics, self._log = clock, metrics, log
+        self._limits = limits or Limits()
+        self._budget = Budget(self._limits.in_flight_items, self._limits.in_flight_bytes)
+        self._poll_retry = RetryPolicy(most_s=1.0)
+        self._poll_failures = 0
+        self._brakes: dict[Partition, Brake] = {}
+        self._lanes: dict[Partition, _Lane] = {}
+        self._tasks: dict[asyncio.Task[None], _Lane] = {}
+        self._committing: asyncio.Task[None] | None = None
+        self._epoch = 0
+        self._why: dict[str, list[str]] = {reason: [] for reason in PAUSES}
+        self._ticked = clock.monotonic()
+        self._stopping = False
+        self._fatal: HashweirError | None = None
+
+    @property
+    def assigned(self) -> bool:
+        """Whether this worker has its place in the group (perhaps without a partition)."""
+        return self._epoch > 0
+
+    # ── taking ──
+
+    async def run(self) -> None:
+        """Take uploads until `stop_polling`. Never cancel this.
+
+        Raises Unreachable where the broker does not answer at the start, and HashweirError(stream_fenced |
+        stream_stuck) where only a new process helps.
+        """
+        await self._source.start(self)
+        while not self._stopping:
+            self._steer()
+            if self._clock.monotonic() - self._ticked >= self._limits.tick_s:
+                self._tick()
+            records = await self._poll()
+            if self._fatal is not None:
+                raise self._fatal
+            if not self._stopping:  # else they are neither taken nor committed, and come again
+                for record in records:
+                    self._take(record)
+
+    def stop_polling(self) -> None:
+        """Take nothing more; `run` returns after the poll that is under way."""
+        self._stopping = True
+        self._steer()
+
+    async def _poll(self) -> Sequence[Record]:
+        try:
+            records = await self._source.poll(self._limits.poll_s)
+        except RangeLost as lost:
+            self._halt(lost)
+            return ()
+        except Unreachable as error:
+            self._poll_failures += 1
+            if self._poll_failures == 1:
+                self._log.error("stream.poll_failed", reason=error.reason, error=error)
+                self._steer()
+            await asyncio.sleep(self._poll_retry.delay(self._poll_failures))
+            return ()
+        self._poll_failures = 0
+        return records
+
+    def _halt(self, lost: RangeLost) -> None:
+        topic, number = lost.partition
+        count = lost.after_last - lost.first
+        self._metrics.lost_records.labels(topic, str(number)).inc(count)
+        where = {"topic": topic, "partition": number, "first": lost.first, "after_last": lost.after_last}
+        self._log.critical("stream.lost_range", **where, records=count)
+        if lane := self._lanes.get(lost.partition):
+            lane.lost = True
+
+    def _take(self, record: Record) -> None:
+        lane = self._lanes.get((record.topic, record.partition))
+        if lane is None or lane.ending:
+            return
+        size = len(record.value) + sum(len(name) + len(value) for name, value in record.headers)
+        try:
+            lane.tracker.take(record.offset, size, self._clock.monotonic())
+        except OffsetRepeated:
+            # The order of this partition is not to be trusted: commit nothing more of it, and end.
+            lane.let_go()
+            raise
+        lane.quiet_s = 0.0
+        self._budget.add(size)
+        task = asyncio.create_task(self._handle(lane, record, size))
+        self._tasks[task] = lane
+        task.add_done_callback(self._tasks.pop)
+
+    async def _handle(self, lane: _Lane, record: Record, size: int) -> None:
+        try:
+            if await self._delivery.deliver(record, lane.brake, lane.ours):
+                lane.tracker.done(record.offset)
+        finally:
+            self._budget.release(size)
+            if lane.paused:
+                self._steer()
+
+    # ── pausing ──
+
+    def _steer(self) -> None:
+        """Pause and resume as all the reasons for it now stand."""
+        everywhere = {
+            "draining": self._stopping,
+            "standing": not self._gate.is_open(),
+            "budget": self._budget.paused,
+            "sink": self._delivery.sink_is_out(),
+            "source": self._poll_failures > 0,
+        }
+        why: dict[str, list[str]] = {reason: [] for reason in PAUSES}
+        pause: list[Partition] = []
+        resume: list[Partition] = []
+        for one, lane in self._lanes.items():
+            here = {"span": lane.tracker.full, "brake": lane.brake.stopped, "lost_range": lane.lost}
+            reasons = [reason for reason, holds in (everywhere | here).items() if holds]
+            for reason in reasons:
+                why[reason].append(f"{one[0]}-{one[1]}")
+            if lane.paused is not bool(reasons):
+                lane.paused = bool(reasons)
+                lane.quiet_s = 0.0
+                (pause if reasons else resume).append(one)
+        self._source.pause(pause)
+        self._source.resume(resume)
+        for reason, names in why.items():
+            before, self._why[reason] = self._why[reason], names
+            if names != before:
+                self._metrics.paused_partitions.labels(reason).set(len(names))
+                if reason not in BACK_PRESSURE:
+                    event = "stream.paused" if names else "stream.resumed"
+                    self._log.warning(event, why=reason, partitions=names or before)
+
+    # ── once a second ──
+
+    def _tick(self) -> None:
+        now = self._clock.monotonic()
+        # A process that was itself suspended must not take its own absence for the stream's silence.
+        passed = min(now - self._ticked, 2 * self._limits.tick_s)
+        self._ticked = now
+        self._start_commit()
+        lag = self._source.lag()
+        for one, lane in self._lanes.items():
+            behind = lag.get(one, 0)
+            self._metrics.lag.labels(one[0], str(one[1])).set(behind)
+            lane.quiet_s = lane.quiet_s + passed if behind > 0 and not lane.paused else 0.0
+            if lane.quiet_s > self._limits.stuck_s:
+                where = {"topic": one[0], "partition": one[1], "lag": behind}
+                self._log.critical("stream.stuck", **where, seconds=lane.quiet_s)
+                self._fatal = HashweirError("stream_stuck")
+        self._metrics.in_flight_items.set(self._budget.items)
+        self._metrics.in_flight_bytes.set(self._budget.bytes)
+        oldest = max((lane.tracker.oldest_age(now) for lane in self._lanes.values()), default=0.0)
+        self._metrics.oldest_in_flight.set(self._clock.now_ms() / 1000 - oldest if oldest else 0)
+
+    # ── committing ──
+
+    def _start_commit(self) -> asyncio.Task[None]:
+        """At most one commit is under way; whoever comes meanwhile gets that one."""
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit_once(self._epoch, tuple(self._lanes.values())))
+        return self._committing
+
+    async def _commit_once(self, epoch: int, lanes: Iterable[_Lane]) -> None:
+        offsets = {lane: offset for lane in lanes if (offset := lane.to_commit()) is not None}
+        if not offsets:
+            return
+        try:
+            await self._source.commit(epoch, {lane.partition: offset for lane, offset in offsets.items()})
+        except AssignmentLost:
+            self._metrics.commit_failures.inc()
+            for lane in lanes:
+                lane.let_go()
+        except HashweirError as error:
+            self._metrics.commit_failures.inc()
+            self._log.warning("stream.commit_failed", epoch=epoch, reason=error.reason, error=error)
+            if not isinstance(error, Unreachable):
+                self._fatal = error
+        else:
+            for lane, offset in offsets.items():
+                lane.committed = offset
+
+    async def commit_rest(self, timeout_s: float) -> bool:
+        """Commit all that is contiguously done, trying for at most `timeout_s` seconds; whether nothing is left."""
+        until = self._clock.monotonic() + timeout_s
+        while True:
+            # One that is under way may have been taken before the last upload ended: it is not enough.
+            for _ in range(2):
+                left_s = max(0.0, until - self._clock.monotonic())
+                await asyncio.wait([self._start_commit()], timeout=left_s)
+            if not any(lane.to_commit() is not None for lane in self._lanes.values()):
+                return True
+            if self._clock.monotonic() >= until:
+                return False
+            await asyncio.sleep(min(0.2, left_s))
+
+    # ── assignment ──
+
+    async def on_assigned(self, epoch: int, partitions: Sequence[Partition]) -> None:
+        """These partitions are ours, from what was last committed of them."""
+        self._epoch = epoch
+        self._lanes = {
+            # A brake outlives the assignment: a re-assignment mends no bad deploy.
+            one: _Lane(one, Tracker(epoch), self._brakes.setdefault(one, Brake()))
+            for one in partitions
+        }
+        self._steer()
+        self._metrics.rebalances.inc()
+        self._metrics.partitions_assigned.set(len(partitions))
+        self._log.info("stream.assigned", epoch=epoch, partitions=[f"{topic}-{n}" for topic, n in partitions])
+
+    async def on_revoked(self, epoch: int) -> None:
+        """Finish what can be finished soon, commit it, and let go of the rest: it comes again elsewhere."""
+        if epoch != self._epoch:
+            return
+        began = self._clock.monotonic()
+        for lane in self._lanes.values():
+            lane.ending = True
+        await self._wait_for(self._lanes.values(), self._limits.revoke_drain_s)
+        if self._lanes:
+            await self.commit_rest(self._limits.commit_wait_s)
+        left = sum(lane.tracker.items for lane in self._lanes.values())
+        for lane in self._lanes.values():
+            lane.let_go()
+            self._metrics.forget_partition(lane.partition[0], lane.partition[1])
+        self._lanes = {}
+        self._metrics.partitions_assigned.set(0)
+        seconds = round(self._clock.monotonic() - began, 3)
+        self._log.info("stream.revoked", epoch=epoch, left_in_flight=left, seconds=seconds)
+
+    async def finish(self, timeout_s: float) -> int:
+        """Wait at most `timeout_s` seconds for the uploads in flight, cancel the rest; how many those were."""
+        await self._wait_for(self._lanes.values(), timeout_s)
+        left = list(self._tasks)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+        return len(left)
+
+    async def _wait_for(self, lanes: Iterable[_Lane], timeout_s: float) -> None:
+        wanted = set(lanes)
+        if tasks := [task for task, lane in self._tasks.items() if lane in wanted]:
+            await asyncio.wait(tasks, timeout=timeout_s)
