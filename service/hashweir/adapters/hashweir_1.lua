@@ -1,0 +1,326 @@
+#!lua name=hashweir_1
+-- The only writer of shards and sets, for Redis >= 7.0 and Valkey. Layout version 1 (`shards/layout.py`).
+--
+-- Keys of shard n share the hash tag {prefix:n}, so that a cluster keeps them together:
+--   :head          hash: layout, epoch, seq, total, entries, n:<kind> (slots in use)
+--   :c:<kind>:<i>  chunk i: 1023 slots of 64 bytes     :s:<kind>:<i>  their side records, 40 bytes each
+--   :sums:<kind>   8 bytes per chunk                   :d:<b>         dedupe bucket: id prefix -> place
+--   :names         item -> name over 18 bytes          :op:<id>       the answer to an operation's part
+--   :changes       stream, ids epoch-seq, dense
+-- Keys of the sets share {prefix:sets}: :head, :sets, :batches, :op:<id>, :changes.
+--
+-- A function declares the keys it is called with; chunks, sums, buckets and names are computed from the head's,
+-- because which ones a part touches is known only here. Nothing is written before all of a part was checked.
+
+local call, sub, byte, char, floor, pack, take
+
+local KINDS = {'pdq', 'tlsh', 'sha256', 'md5', 'text'}
+local ID_AT = {32, 35, 32, 32, 32}     -- where a slot holds its entry id, from 0
+local STATE_AT = {60, 62, 60, 60, 60}  -- where it holds its state
+local RETIRED = 3
+local LAYOUT = '1'
+local SLOT, SIDE, SLOTS = 64, 40, 1023
+local MODULUS = 2 ^ 52
+local BUCKET = 64
+local OK, REPEATED = 0, 1
+
+local function no(reason, words)
+  return redis.error_reply('HASHWEIR ' .. reason .. ' ' .. words)
+end
+
+local function base(head)
+  return sub(head, 1, -5)  -- without "head"
+end
+
+local function now_ms()
+  local t = call('TIME')
+  return t[1] * 1000 + floor(t[2] / 1000)
+end
+
+local function u64(n)
+  return pack('>I4I4', floor(n / 4294967296), n % 4294967296)
+end
+
+-- The first 52 bits of a SHA-1: exact in a double, also while two of them are added.
+local function slot_sum(slot, image, side)
+  return tonumber(sub(redis.sha1hex(pack('>I4', slot) .. image .. side), 1, 13), 16)
+end
+
+-- Dedupe is linear hashing: as many buckets as keep the mean at 64 fields or less, so that every one stays a
+-- compact listpack; bucket n is split off when the shard grows into it, 64 adds apart.
+local function power_below(n)
+  local p = 1
+  while p * 2 <= n do p = p * 2 end
+  return p
+end
+
+local function bucket_of(id, n, p)
+  local h = take('>I4', id)
+  local b = h % (2 * p)
+  if b >= n then b = h % p end
+  return b
+end
+
+local function split(prefix, n)
+  local p = power_below(n)
+  local old, new = prefix .. 'd:' .. (n - p), prefix .. 'd:' .. n
+  local fields, put, del = call('HGETALL', old), {}, {}
+  for i = 1, #fields, 2 do
+    if take('>I4', fields[i]) % (2 * p) == n then
+      put[#put + 1] = fields[i]
+      put[#put + 1] = fields[i + 1]
+      del[#del + 1] = fields[i]
+    end
+  end
+  for i = 1, #del, 256 do  -- in runs: unpack has a limit
+    call('HSET', new, unpack(put, 2 * i - 1, math.min(2 * i + 510, #put)))
+    call('HDEL', old, unpack(del, i, math.min(i + 255, #del)))
+  end
+end
+
+local function buckets(entries)
+  return math.max(1, math.ceil(entries / BUCKET))
+end
+
+-- Where an id stands: kind, slot, slot image; or nil. A bucket's field is the first 6 bytes of the id; an id that
+-- meets another one there goes under all its 16 bytes.
+local function look(prefix, bucket, id)
+  for _, field in ipairs({sub(id, 1, 6), id}) do
+    local place = call('HGET', bucket, field)
+    if not place then return nil end
+    local kind, slot = place % 8, floor(place / 8)
+    local at = (slot % SLOTS) * SLOT
+    local image = call('GETRANGE', prefix .. 'c:' .. KINDS[kind] .. ':' .. floor(slot / SLOTS), at, at + SLOT - 1)
+    if sub(image, ID_AT[kind] + 1, ID_AT[kind] + 16) == id then return kind, slot, image end
+  end
+  return nil
+end
+
+-- An edit is one string: verb A or W, kind number from 1, then slot, side record and (rarely) the item's name,
+-- or just the entry id. Gives a word of complaint, or nil.
+local function fault(edit)
+  local verb, kind = sub(edit, 1, 1), byte(edit, 2)
+  if not kind or not KINDS[kind] then return 'unknown kind' end
+  if verb == 'W' then
+    if #edit ~= 18 then return 'a withdrawal is 18 bytes' end
+  elseif verb == 'A' then
+    if #edit < 2 + SLOT + SIDE then return 'an addition is 106 bytes or more' end
+    local state = byte(edit, 3 + STATE_AT[kind])
+    if state > 4 or state == RETIRED then return 'an addition is neither retired nor of an unknown state' end
+  else
+    return 'unknown verb'
+  end
+end
+
+local function id_of(edit)
+  if sub(edit, 1, 1) == 'W' then return sub(edit, 3) end
+  local at = ID_AT[byte(edit, 2)] + 3
+  return sub(edit, at, at + 15)
+end
+
+-- keys: head, changes, op:<operation>; args: stream length, answer's life in ms, principal, edits...
+-- Answers {repeated, epoch, seq, results}; results has one letter per edit: A R W U N.
+local function apply(keys, args)
+  local head, changes, prefix = keys[1], keys[2], base(keys[1])
+  local state = call('HMGET', head, 'layout', 'epoch', 'seq', 'total', 'entries')
+  if not state[1] then return no('store_not_created', 'this shard does not exist') end
+  if state[1] ~= LAYOUT then return no('store_layout', 'layout ' .. state[1]) end
+  if #args < 4 or #args > 259 then return no('operation_too_large', 'an operation holds 1 to 256 changes') end
+  local names = {}
+  for i = 4, #args do
+    local words = fault(args[i])
+    if words then return no('bad_field', 'change ' .. (i - 3) .. ': ' .. words) end
+    names[#names + 1] = sub(args[i], 1, 1) .. id_of(args[i])
+  end
+  local digest = sub(redis.sha1hex(table.concat(names)), 1, 16)
+  local known = call('GET', keys[3])
+  if known then
+    local epoch, seq, results, of = string.match(known, '^(%d+) (%d+) (%u+) (%x+)')
+    if of ~= digest then return no('store_refused', 'this operation id was used for other changes') end
+    return {REPEATED, epoch, seq, results}
+  end
+
+  local epoch, seq, total, entries = state[2], tonumber(state[3]), tonumber(state[4]), tonumber(state[5])
+  local counts, deltas, results = {}, {}, {}
+  local n = buckets(entries)
+  local p = power_below(n)
+  local time = u64(now_ms())
+
+  local function changed(kind, slot, image, side, difference)
+    seq = seq + 1
+    call('XADD', changes, epoch .. '-' .. string.format('%d', seq), 'c',
+      char(kind - 1) .. pack('>I4', slot) .. time .. image .. side)
+    local key = kind * 16777216 + floor(slot / SLOTS)
+    deltas[key] = ((deltas[key] or 0) + difference) % MODULUS
+  end
+
+  for i = 4, #args do
+    local edit = args[i]
+    local adds, kind, id = sub(edit, 1, 1) == 'A', byte(edit, 2), names[i - 3]
+    id = sub(id, 2)
+    local bucket = prefix .. 'd:' .. bucket_of(id, n, p)
+    local count = counts[kind] or tonumber(call('HGET', head, 'n:' .. KINDS[kind]) or 0)
+    local place, grows = string.format('%d', count * 8 + kind), entries >= n * BUCKET
+    -- Most additions are new: then one command both asks and enters. (Where a bucket has to be split off first it
+    -- can't, since the number of buckets follows from the number of entries.)
+    local entered = adds and not grows and call('HSETNX', bucket, sub(id, 1, 6), place) == 1
+    local where, slot, old
+    if not entered then where, slot, old = look(prefix, bucket, id) end
+    if not where and not adds then
+      results[#results + 1] = 'N'
+    elseif not where then
+      local image, side = sub(edit, 3, 2 + SLOT), sub(edit, 3 + SLOT, 2 + SLOT + SIDE)
+      local chunk, at = KINDS[kind] .. ':' .. floor(count / SLOTS), count % SLOTS
+      if at == 0 then  -- written whole at once: a string that grows is given up to twice its size
+        call('SETRANGE', prefix .. 'c:' .. chunk, SLOTS * SLOT - 1, '\0')
+        call('SETRANGE', prefix .. 's:' .. chunk, SLOTS * SIDE - 1, '\0')
+      end
+      if grows then
+        split(prefix, n)
+        n = n + 1
+        p = power_below(n)
+        bucket = prefix .. 'd:' .. bucket_of(id, n, p)
+      end
+      if not entered and call('HSETNX', bucket, sub(id, 1, 6), place) == 0 then call('HSET', bucket, id, place) end
+      call('SETRANGE', prefix .. 'c:' .. chunk, at * SLOT, image)
+      call('SETRANGE', prefix .. 's:' .. chunk, at * SIDE, side)
+      counts[kind], entries = count + 1, entries + 1
+      changed(kind, count, image, side, slot_sum(count, image, side))
+      results[#results + 1] = 'A'
+    else
+      local retired = byte(old, STATE_AT[where] + 1) == RETIRED
+      if retired ~= adds or where ~= kind then
+        results[#results + 1] = 'U'
+      else
+        local chunk, at = KINDS[kind] .. ':' .. floor(slot / SLOTS), slot % SLOTS
+        local was = call('GETRANGE', prefix .. 's:' .. chunk, at * SIDE, at * SIDE + SIDE - 1)
+        local image, side
+        if adds then
+          image, side = sub(edit, 3, 2 + SLOT), sub(edit, 3 + SLOT, 2 + SLOT + SIDE)
+          call('SETRANGE', prefix .. 's:' .. chunk, at * SIDE, side)
+        else
+          image, side = sub(old, 1, STATE_AT[kind]) .. char(RETIRED) .. sub(old, STATE_AT[kind] + 2), was
+        end
+        call('SETRANGE', prefix .. 'c:' .. chunk, at * SLOT, image)
+        changed(kind, slot, image, side, slot_sum(slot, image, side) - slot_sum(slot, old, was))
+        results[#results + 1] = adds and 'R' or 'W'
+      end
+    end
+    if #edit > 2 + SLOT + SIDE and results[#results] ~= 'U' then
+      local at = ID_AT[kind] + 19
+      call('HSET', prefix .. 'names', sub(edit, at, at + 7), sub(edit, 3 + SLOT + SIDE))
+    end
+  end
+
+  for key, difference in pairs(deltas) do
+    local sums, at = prefix .. 'sums:' .. KINDS[floor(key / 16777216)], (key % 16777216) * 8
+    local was, hi, lo = call('GETRANGE', sums, at, at + 7), 0, 0
+    if was ~= '' then hi, lo = take('>I4I4', was) end
+    call('SETRANGE', sums, at, u64((hi * 4294967296 + lo + difference) % MODULUS))
+    total = (total + difference) % MODULUS
+  end
+  local answer, written = table.concat(results), string.format('%d', seq)
+  if next(deltas) then
+    call('XTRIM', changes, 'MAXLEN', '~', args[1])
+    call('HSET', head, 'seq', written, 'total', string.format('%.0f', total), 'entries', entries)
+    for kind, count in pairs(counts) do call('HSET', head, 'n:' .. KINDS[kind], count) end
+  end
+  call('SET', keys[3], table.concat({epoch, written, answer, digest, args[3]}, ' '), 'PX', args[2])
+  return {OK, epoch, written, answer}
+end
+
+-- keys: head; args: entry ids (16 bytes). Answers slot * 8 + kind number for each, or -1.
+local function find(keys, args)
+  local layout, entries = unpack(call('HMGET', keys[1], 'layout', 'entries'))
+  if not layout then return no('store_not_created', 'this shard does not exist') end
+  local n, prefix, places = buckets(tonumber(entries)), base(keys[1]), {}
+  local p = power_below(n)
+  for i, id in ipairs(args) do
+    local kind, slot = look(prefix, prefix .. 'd:' .. bucket_of(id, n, p), id)
+    places[i] = kind and slot * 8 + kind or -1
+  end
+  return places
+end
+
+-- keys: sets' head; args: epoch, number of shards. The first caller settles the number of shards; answers it and
+-- 1 where the deployment is complete. A creation that was cut short is completed by the next one.
+local function claim(keys, args)
+  local layout, shards, ready = unpack(call('HMGET', keys[1], 'layout', 'shards', 'ready'))
+  if layout and layout ~= LAYOUT then return no('store_layout', 'layout ' .. layout) end
+  if layout then return {tonumber(shards), tonumber(ready)} end
+  call('HSET', keys[1], 'layout', LAYOUT, 'epoch', args[1], 'seq', 0, 'shards', args[2], 'ready', 0, 'numbers', 0)
+  return {tonumber(args[2]), 0}
+end
+
+-- keys: a shard's head; args: epoch. Never touches a shard that exists.
+local function create_shard(keys, args)
+  if call('EXISTS', keys[1]) == 1 then return 0 end
+  call('HSET', keys[1], 'layout', LAYOUT, 'epoch', args[1], 'seq', 0, 'total', 0, 'entries', 0)
+  return 1
+end
+
+-- keys: sets' head. Says that every shard exists.
+local function complete(keys)
+  return call('HSET', keys[1], 'ready', 1)
+end
+
+-- keys: sets' head, changes, sets, op:<operation>; args: stream length, answer's life in ms, name, expected
+-- version, policy. Stores and answers "<number> <version> <policy>"; the version is the sequence of the change.
+local function put_set(keys, args)
+  local head, changes, sets, op = unpack(keys)
+  local layout, epoch, seq, numbers = unpack(call('HMGET', head, 'layout', 'epoch', 'seq', 'numbers'))
+  if not layout then return no('store_not_created', 'there are no sets') end
+  if layout ~= LAYOUT then return no('store_layout', 'layout ' .. layout) end
+  local name, expected, policy = args[3], args[4], args[5]
+  local digest = redis.sha1hex(expected .. ' ' .. policy)
+  local known = call('GET', op)
+  if known then
+    if sub(known, 1, 40) ~= digest then
+      return no('store_refused', 'this operation id was used for another change')
+    end
+    return sub(known, 42)
+  end
+  local now = call('HGET', sets, name)
+  local number, version
+  if now then number, version = string.match(now, '^(%d+) (%d+) ') end
+  if expected == '0' then
+    if now then return no('set_exists', name) end
+    if tonumber(numbers) >= 16777215 then return no('store_refused', 'no set numbers are left') end
+    number = call('HINCRBY', head, 'numbers', 1)
+  elseif not now then
+    return no('set_not_found', name)
+  elseif version ~= expected then
+    return no('set_changed', name .. ' is at version ' .. version)
+  end
+  local value = number .. ' ' .. string.format('%d', seq + 1) .. ' ' .. policy
+  call('HINCRBY', head, 'seq', 1)
+  call('HSET', sets, name, value)
+  call('XADD', changes, 'MAXLEN', '~', args[1], epoch .. '-' .. string.format('%d', seq + 1), 's', value)
+  call('SET', op, digest .. ' ' .. value, 'PX', args[2])
+  return value
+end
+
+-- keys: sets' head, batches; args: id, batch. The id is derived from the batch, so the first one stays.
+local function put_batch(keys, args)
+  if call('EXISTS', keys[1]) == 0 then return no('store_not_created', 'there are no sets') end
+  return call('HSETNX', keys[2], args[1], args[2])
+end
+
+-- No global but register_function exists while a library loads, so the short names are filled in by the first call.
+local function ready(f)
+  return function(keys, args)
+    if not call then
+      call, sub, byte, char = redis.call, string.sub, string.byte, string.char
+      floor, pack, take = math.floor, struct.pack, struct.unpack
+    end
+    return f(keys, args)
+  end
+end
+
+redis.register_function('hashweir_1_apply', ready(apply))
+redis.register_function{function_name='hashweir_1_find', callback=ready(find), flags={'no-writes'}}
+redis.register_function('hashweir_1_claim', ready(claim))
+redis.register_function('hashweir_1_create_shard', ready(create_shard))
+redis.register_function('hashweir_1_complete', ready(complete))
+redis.register_function('hashweir_1_put_set', ready(put_set))
+redis.register_function('hashweir_1_put_batch', ready(put_batch))

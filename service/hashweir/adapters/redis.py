@@ -1,0 +1,285 @@
+"""Shards and sets in Redis or Valkey. Every change goes through the server functions of `hashweir_1.lua`."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hashweir.adapters.edits import RESULTS, pack_part
+from hashweir.adapters.redis_link import Access, Command, Link
+from hashweir.adapters.redis_replies import (
+    HEAD_FIELDS,
+    check_layout,
+    milliseconds,
+    new_epoch,
+    read_change,
+    read_head,
+    read_set,
+)
+from hashweir.errors import ConfigError, InputError, OutcomeUnknown, Refused, Unreachable
+from hashweir.model import KINDS, Batch, Kind, Set
+from hashweir.ports import Applied, Chunk, Head, Part, Position, SetsState, SlotChange
+from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES
+
+_LIBRARY = Path(__file__).with_name("hashweir_1.lua")
+_DAY_MS = 86_400_000
+_RETRY_S = 0.1
+
+
+class RedisStore:
+    """A `ports.Store` on one Redis >= 7.0 or Valkey server, with its replicas.
+
+    Changes that a server loses by a failover are found by followers; `replicas` makes that rare: an operation is
+    answered when so many have it. A change stream keeps about `stream_length` changes of a shard, operation
+    answers live for `answer_days`.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        prefix: str,
+        *,
+        replicas: int = 0,
+        replicas_ms: int = 1000,
+        stream_length: int = 20_000,
+        answer_days: int = 7,
+    ) -> None:
+        """Connects to nothing yet. Raises ConfigError for a prefix or address that can't be used."""
+        if not prefix or not prefix.isprintable() or set(prefix) & set("{}*? []"):
+            raise ConfigError(f"store prefix {prefix!r} can't be used in keys")
+        self._access = access
+        self._prefix = prefix
+        self._replicas, self._replicas_ms = replicas, replicas_ms
+        self._stream_length, self._answer_ms = stream_length, answer_days * _DAY_MS
+        self._link = Link(access)
+        # Blocking reads have their own connections, so that a crowd of them can't keep a write waiting.
+        self._waiting = Link(access)
+        self.shards = 0
+
+    # ── opening ──
+
+    async def open(self) -> None:
+        """Reach the server within `connect_s` and read the layout.
+
+        Raises Unreachable(store_unreachable) naming the address, Refused(store_not_created | store_layout).
+        """
+        layout, shards, ready = (await self._reach(("HMGET", self._sets("head"), "layout", "shards", "ready")))[0]
+        if layout is None or ready != b"1":
+            raise Refused("store_not_created")
+        check_layout(layout)
+        self.shards = int(shards)
+
+    async def create(self, shards: int) -> bool:
+        """Load the function library and make an empty deployment of so many shards.
+
+        False where one exists: it is not touched, and `shards` does not matter. A creation that was cut short is
+        completed with the number of shards it began with. Raises as `open`, and InputError(bad_field).
+        """
+        if not 1 <= shards <= 1024:
+            raise InputError("bad_field", f"{shards} shards; 1 to 1024 are allowed")
+        await self._reach(("FUNCTION", "LOAD", "REPLACE", _LIBRARY.read_bytes()))
+        head = self._sets("head")
+        ((self.shards, ready),) = await self._write(("FCALL", "hashweir_1_claim", 1, head, new_epoch(), shards))
+        if ready:
+            return False
+        await self._write(
+            *(("FCALL", "hashweir_1_create_shard", 1, self._key(n, "head"), new_epoch()) for n in range(self.shards))
+        )
+        await self._write(("FCALL", "hashweir_1_complete", 1, head))
+        return True
+
+    async def _reach(self, *commands: Command) -> list[Any]:
+        began = time.monotonic()
+        while True:
+            try:
+                return await self._link.exchange(*commands)
+            except Unreachable as e:
+                if time.monotonic() - began + _RETRY_S > self._access.connect_s:
+                    raise Unreachable(e.reason, f"{e} (tried for {self._access.connect_s:g} s)") from None
+            await asyncio.sleep(_RETRY_S)
+
+    # ── writing ──
+
+    async def apply(self, part: Part) -> Applied:
+        """Apply a part atomically and idempotently by (operation, shard).
+
+        Raises InputError for a part that can't be stored (nothing of it is), OutcomeUnknown where fewer replicas
+        than configured confirmed it or the answer was lost, Unreachable, Refused.
+        """
+        edits = [edit.wire() for edit in pack_part(part, self.shards)]
+        keys = [self._key(part.shard, name) for name in ("head", "changes", f"op:{part.operation}")]
+        settings = (self._stream_length, self._answer_ms, part.principal)
+        ((repeated, epoch, seq, results),) = await self._write(
+            ("FCALL", "hashweir_1_apply", len(keys), *keys, *settings, *edits)
+        )
+        return Applied(
+            results=tuple(RESULTS[letter] for letter in results.decode()),
+            position=Position(int(epoch), int(seq)),
+            repeated=bool(repeated),
+        )
+
+    async def put_set(self, operation: str, changed: Set, expected_version: int) -> Set:
+        """Create (expected_version 0) or replace a set; gives number and new version. Idempotent by operation.
+
+        Raises Refused(set_exists | set_not_found | set_changed), and as `apply`.
+        """
+        keys = [self._sets(name) for name in ("head", "changes", "sets", f"op:{operation}")]
+        policy = msgspec.json.encode(msgspec.structs.replace(changed, number=0, version=0))
+        settings = (self._stream_length, self._answer_ms, changed.name, expected_version, policy)
+        (stored,) = await self._write(("FCALL", "hashweir_1_put_set", len(keys), *keys, *settings))
+        return read_set(stored)
+
+    async def put_batch(self, batch_id: str, batch: Batch) -> None:
+        """Store a provenance record; a repeat is harmless. Raises as `apply`."""
+        keys = self._sets("head"), self._sets("batches")
+        await self._write(("FCALL", "hashweir_1_put_batch", 2, *keys, batch_id, msgspec.json.encode(batch)))
+
+    async def _write(self, *commands: Command) -> list[Any]:
+        """WAIT counts replicas for the connection it comes on, so it rides behind the write."""
+        if not self._replicas:
+            return await self._link.exchange(*commands, writes=True)
+        wait = ("WAIT", self._replicas, self._replicas_ms)
+        *replies, confirmed = await self._link.exchange(*commands, wait, writes=True, wait_s=self._replicas_ms / 1000)
+        if confirmed < self._replicas:
+            raise OutcomeUnknown(
+                "outcome_unknown",
+                f"{self._link.address}: {confirmed} of {self._replicas} replicas confirmed within "
+                f"{self._replicas_ms} ms: repeat with the same operation id",
+            )
+        return replies
+
+    # ── reading ──
+
+    async def read_batches(self, batch_ids: Sequence[str]) -> dict[str, Batch]:
+        """The provenance records that exist. Raises Unreachable, Refused."""
+        if not batch_ids:
+            return {}
+        (found,) = await self._link.exchange(("HMGET", self._sets("batches"), *batch_ids))
+        pairs = zip(batch_ids, found, strict=True)
+        return {id_: msgspec.json.decode(text, type=Batch) for id_, text in pairs if text is not None}
+
+    async def head(self, shard: int) -> Head:
+        """A shard's head. Raises Unreachable, Refused."""
+        return (await self._heads([shard]))[0]
+
+    async def heads(self) -> list[Head]:
+        """All heads in one round trip. Raises Unreachable, Refused."""
+        return await self._heads(range(self.shards))
+
+    async def _heads(self, shards: Sequence[int]) -> list[Head]:
+        now, info, *rows = await self._link.exchange(
+            ("TIME",), ("INFO", "replication"), *(("HMGET", self._key(n, "head"), *HEAD_FIELDS) for n in shards)
+        )
+        facts = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        return [read_head(row, milliseconds(now), facts["role"], facts["master_replid"]) for row in rows]
+
+    async def sums(self, shard: int, kind: Kind) -> list[int]:
+        """One sum per chunk of this kind, as the store keeps them. Raises Unreachable, Refused."""
+        (text,) = await self._link.exchange(("GET", self._key(shard, f"sums:{kind}")))
+        return list(struct.unpack(f">{len(text or b'') // 8}Q", text or b""))
+
+    async def read_chunk(self, shard: int, kind: Kind, number: int) -> Chunk:
+        """One chunk with its sum and the shard's position, all of one instant.
+
+        Empty beyond the last chunk. Raises Unreachable, Refused.
+        """
+        head = ("HMGET", self._key(shard, "head"), "epoch", "seq", f"n:{kind}")
+        replies = await self._link.exchange(
+            ("MULTI",),
+            head,
+            ("GET", self._key(shard, f"c:{kind}:{number}")),
+            ("GET", self._key(shard, f"s:{kind}:{number}")),
+            ("GETRANGE", self._key(shard, f"sums:{kind}"), number * 8, number * 8 + 7),
+            ("EXEC",),
+        )
+        (epoch, seq, count), slots, sides, total = replies[-1]
+        if epoch is None:
+            raise Refused("store_not_created")
+        used = max(0, min(CHUNK_SLOTS, int(count or 0) - number * CHUNK_SLOTS))
+        return Chunk(
+            slots=(slots or b"")[: used * SLOT_BYTES],
+            sides=(sides or b"")[: used * SIDE_BYTES],
+            sum=int.from_bytes(total, "big"),
+            position=Position(int(epoch), int(seq)),
+        )
+
+    async def read_changes(self, after: Mapping[int, Position], wait_ms: int, most: int) -> list[SlotChange]:
+        """Changes of several shards after their positions, in one blocking read. Raises Unreachable, Refused."""
+        if not after:
+            return []
+        streams = {self._key(shard, "changes").encode(): shard for shard in after}
+        # BLOCK 0 would wait for ever.
+        block: Command = ("BLOCK", wait_ms) if wait_ms > 0 else ()
+        ids = (f"{p.epoch}-{p.seq}" for p in after.values())
+        link = self._waiting if block else self._link
+        (answer,) = await link.exchange(
+            ("XREAD", "COUNT", most, *block, "STREAMS", *streams, *ids), wait_s=wait_ms / 1000
+        )
+        return [read_change(streams[key], id_, fields[1]) for key, records in answer or () for id_, fields in records]
+
+    async def find(self, shard: int, entry_ids: Sequence[str]) -> dict[str, tuple[Kind, int]]:
+        """Where these entries stand: kind and slot. Raises Unreachable, Refused."""
+        ids = [bytes.fromhex(id_) for id_ in entry_ids]
+        (places,) = await self._link.exchange(("FCALL_RO", "hashweir_1_find", 1, self._key(shard, "head"), *ids))
+        pairs = zip(entry_ids, places, strict=True)
+        return {id_: (KINDS[place % 8 - 1], place // 8) for id_, place in pairs if place >= 0}
+
+    async def read_names(self, shard: int, items: Sequence[str]) -> dict[str, str]:
+        """Item names too long for a side record, by item id. Raises Unreachable, Refused."""
+        if not items:
+            return {}
+        ids = [bytes.fromhex(item) for item in items]
+        (names,) = await self._link.exchange(("HMGET", self._key(shard, "names"), *ids))
+        return {item: name.decode() for item, name in zip(items, names, strict=True) if name is not None}
+
+    async def read_sets(self) -> SetsState:
+        """All sets, at one position. Raises Unreachable, Refused."""
+        replies = await self._link.exchange(
+            ("MULTI",),
+            ("TIME",),
+            ("HMGET", self._sets("head"), "layout", "epoch", "seq"),
+            ("HVALS", self._sets("sets")),
+            ("EXEC",),
+        )
+        now, (layout, epoch, seq), values = replies[-1]
+        if layout is None:
+            raise Refused("store_not_created")
+        check_layout(layout)
+        found = sorted((read_set(value) for value in values), key=lambda s: s.number)
+        return SetsState(position=Position(int(epoch), int(seq)), sets=tuple(found), time_ms=milliseconds(now))
+
+    async def wait_sets(self, after: Position, wait_ms: int) -> bool:
+        """Wait until the sets' position differs from `after`; False when the time ran out. Raises as `open`."""
+        if await self._sets_position() != after:
+            return True
+        if wait_ms <= 0:
+            return False
+        id_ = f"{after.epoch}-{after.seq}"
+        await self._waiting.exchange(
+            ("XREAD", "COUNT", 1, "BLOCK", wait_ms, "STREAMS", self._sets("changes"), id_), wait_s=wait_ms / 1000
+        )
+        # Asked again rather than concluded: a new epoch may sort before the old one, where XREAD does not look.
+        return await self._sets_position() != after
+
+    async def _sets_position(self) -> Position:
+        ((epoch, seq),) = await self._link.exchange(("HMGET", self._sets("head"), "epoch", "seq"))
+        if epoch is None:
+            raise Refused("store_not_created")
+        return Position(int(epoch), int(seq))
+
+    async def close(self) -> None:
+        """Close all connections. Never raises."""
+        await self._link.close()
+        await self._waiting.close()
+
+    def _key(self, shard: int, name: str) -> str:
+        return f"{{{self._prefix}:{shard}}}:{name}"
+
+    def _sets(self, name: str) -> str:
+        return f"{{{self._prefix}:sets}}:{name}"

@@ -1,0 +1,72 @@
+"""What the keys of `hashweir_1.lua` hold, as values."""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from collections.abc import Sequence
+
+import msgspec
+
+from hashweir.errors import Refused
+from hashweir.model import KINDS, Set
+from hashweir.ports import Head, Position, SlotChange
+from hashweir.shards.layout import LAYOUT, SIDE_BYTES, SLOT_BYTES
+
+HEAD_FIELDS = ("layout", "epoch", "seq", "total", *(f"n:{kind}" for kind in KINDS))
+_CHANGE = struct.Struct(f">BIQ{SLOT_BYTES}s{SIDE_BYTES}s")
+
+
+def new_epoch() -> int:
+    """64 random bits. Stream ids begin with them and 0-0 is none, so they are never 0."""
+    return secrets.randbelow(2**64 - 1) + 1
+
+
+def milliseconds(now: Sequence[bytes]) -> int:
+    """The reply of TIME as milliseconds since 1970."""
+    return int(now[0]) * 1000 + int(now[1]) // 1000
+
+
+def check_layout(layout: bytes) -> None:
+    """Raises Refused(store_layout) where another version made the store."""
+    if layout != b"%d" % LAYOUT:
+        raise Refused("store_layout", f"the store has layout {layout.decode()}, this program {LAYOUT}")
+
+
+def read_head(row: Sequence[bytes | None], time_ms: int, role: str, replication_id: str) -> Head:
+    """A head from its `HEAD_FIELDS`. Raises Refused(store_not_created | store_layout)."""
+    layout, epoch, seq, total, *counts = row
+    if layout is None or epoch is None or seq is None or total is None:
+        raise Refused("store_not_created")
+    check_layout(layout)
+    return Head(
+        layout=int(layout),
+        position=Position(int(epoch), int(seq)),
+        counts={kind: int(count) for kind, count in zip(KINDS, counts, strict=True) if count is not None},
+        total=int(total),
+        time_ms=time_ms,
+        role=role,
+        replication_id=replication_id,
+    )
+
+
+def read_change(shard: int, id_: bytes, packed: bytes) -> SlotChange:
+    """One record of a change stream."""
+    epoch, seq = id_.split(b"-")
+    kind, slot, at_ms, image, side = _CHANGE.unpack(packed)
+    return SlotChange(
+        shard=shard,
+        position=Position(int(epoch), int(seq)),
+        kind=KINDS[kind],
+        slot=slot,
+        image=image,
+        side=side,
+        at_ms=at_ms,
+    )
+
+
+def read_set(stored: bytes) -> Set:
+    """A set as it is stored: number, version and policy."""
+    number, version, policy = stored.split(b" ", 2)
+    plain = msgspec.json.decode(policy, type=Set)
+    return msgspec.structs.replace(plain, number=int(number), version=int(version))
