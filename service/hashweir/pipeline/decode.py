@@ -1,0 +1,205 @@
+"""Untrusted bytes to a picture or a text, under limits. Runs inside a scan process, on one thread.
+
+The magic bytes choose the decoder. A picture's header is read first and judged before any pixel is decoded; then
+simplejpeg decodes plain JPEG, Pillow the rest and whatever simplejpeg refuses. Pixels are RGB-correct: palettes,
+CMYK, 1-bit and 16-bit are converted, alpha is dropped and not composited, EXIF orientation is ignored, animations
+give their first frame. Pillow is given bytes only, never a name.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageFile, MpoImagePlugin, WebPImagePlugin
+
+from hashweir.model import Limits, MediaClass
+
+Pixels = npt.NDArray[np.uint8]
+
+PILLOW_NAMES: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF", "image/webp": "WEBP"}
+_CODEC_ERRORS: Final = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders, written in Python and C, are known to raise on malformed files. MemoryError is not one."""
+_PRELOADED: Final = (MpoImagePlugin, WebPImagePlugin)
+"""Pillow imports these only when a file asks for them: too late, where files can't be opened any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Decoded pixels: height x width x 3, uint8, RGB. `truncated`: the file is damaged, some are made up."""
+
+    media_type: str
+    rgb: Pixels
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text that is valid UTF-8."""
+
+    media_type: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Nothing to hash perceptually, and the reason."""
+
+    media_type: str | None
+    media_class: MediaClass | None
+    reason: str
+
+
+Decoded = Picture | Text | Refusal
+
+
+class _OverLimit(Exception):
+    """The header promises more than the limits allow."""
+
+
+def decode(content: bytes, declared: str | None, limits: Limits) -> Decoded:
+    """Decode by magic bytes. `declared` (a media type without parameters) matters where there are none: text.
+
+    A declared text that merely begins like a picture is read as text where no picture comes of it.
+    """
+    media_type = sniff(content)
+    decoded: Decoded | None = None
+    if media_type is not None:
+        decoded = _picture(content, media_type, limits)
+    if isinstance(decoded, Picture):
+        return decoded
+    if declared is not None and declared.startswith("text/"):
+        text = _text(content, declared, limits)
+        if decoded is None or isinstance(text, Text):
+            return text
+    if decoded is not None:
+        return decoded
+    if declared is not None and declared.startswith("image/"):
+        return Refusal(declared, "image", "undecodable")
+    return Refusal(declared, None, "unknown_content_type")
+
+
+def sniff(content: bytes) -> str | None:
+    """The media type that the magic bytes name, of those that can be decoded here."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if content.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return "image/webp"
+    return None
+
+
+def _text(content: bytes, declared: str, limits: Limits) -> Text | Refusal:
+    if len(content) > limits.text_bytes:
+        return Refusal(declared, "text", "too_large")
+    try:
+        return Text(declared, content.decode())
+    except UnicodeDecodeError:
+        return Refusal(declared, "text", "invalid_utf8")
+
+
+def _picture(content: bytes, media_type: str, limits: Limits) -> Picture | Refusal:
+    # Strictly first; then with Pillow's leave to fill up what is missing: a damaged picture is still looked at.
+    for truncated in (False, True):
+        try:
+            rgb = _pixels(content, media_type, limits, lenient=truncated)
+        except _OverLimit:
+            return Refusal(media_type, "image", "too_many_pixels")
+        except _CODEC_ERRORS as error:
+            if "memory" in str(error):  # Pillow's codecs report it as an OSError
+                raise MemoryError(str(error)) from error
+            continue
+        if truncated and (rgb == rgb[0, 0]).all():
+            break  # nothing but filling
+        return Picture(media_type, rgb, truncated)
+    return Refusal(media_type, "image", "undecodable")
+
+
+def _pixels(content: bytes, media_type: str, limits: Limits, *, lenient: bool) -> Pixels:
+    if media_type == "image/webp" and (size := _webp_size(content)):
+        _require_size(size, limits)  # Pillow's WebP reader makes room for the canvas before it tells the size
+    with warnings.catch_warnings():
+        # Other warnings are about odd metadata; an error of them would let a mark on the file hide the picture.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+        try:
+            with Image.open(BytesIO(content), formats=[PILLOW_NAMES[media_type]]) as image:
+                _require_size(image.size, limits)
+                if media_type == "image/jpeg" and not lenient:
+                    rgb = _plain_jpeg(content, image)
+                    if rgb is not None:
+                        return rgb
+                return _rgb(image)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise _OverLimit from error
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _require_size(size: tuple[int, int], limits: Limits) -> None:
+    short, long = sorted(size)
+    pixels = short * long
+    strip = long > limits.ratio * short and pixels > limits.ratio_free_pixels
+    if pixels > limits.pixels or long > limits.side or strip:
+        raise _OverLimit
+
+
+def _webp_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP's canvas; None where the header is not one (RFC 9649, section 2)."""
+    chunk, head = content[12:16], content[20:30]
+    if len(head) < 10:
+        return None
+    if chunk == b"VP8X":
+        return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if chunk == b"VP8 ":
+        return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+    return None
+
+
+def _plain_jpeg(content: bytes, image: Image.Image) -> Pixels | None:
+    """simplejpeg's pixels, which equal Pillow's; None where Pillow has to decide: CMYK, or anything odd."""
+    if image.mode not in ("RGB", "L"):
+        return None
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content, strict=True)
+        if (width, height) != image.size or colorspace not in ("YCbCr", "RGB", "Gray"):
+            return None
+        rgb: Pixels = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, strict=True)
+    except ValueError:
+        return None
+    return rgb
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    image.load()
+    if image.mode.startswith("I"):
+        # 16-bit grey: the high byte, as for every other 16-bit picture. Pillow's own conversion clips to white.
+        grey = np.clip(np.asarray(image), 0, 0xFFFF).astype(np.uint16) >> 8
+        return np.repeat(grey.astype(np.uint8)[:, :, np.newaxis], 3, axis=2)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
