@@ -1,0 +1,250 @@
+"""Scan processes: decoding and hashing of untrusted bytes, away from credentials, index and network.
+
+A pool of processes of our own. Each has a socket pair to itself and one job in flight, so that no process sees or
+answers another's upload. Whatever one does (crash, hang, eat memory, lie), its upload is tried once more in a
+fresh process and then answered with a reason; the parent and the other processes go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from hashweir.adapters.sandbox_frames import Setup
+from hashweir.adapters.sandbox_process import Failed, ScanProcess, Why, start_process
+from hashweir.errors import HashweirError
+from hashweir.hashing import exact
+from hashweir.model import KINDS_OF, Kind, Limits, MediaClass, Scan, Upload
+
+ATTEMPTS: Final = 2
+_REASONS: Final[Mapping[Why, str]] = {
+    "exit": "scan_died",
+    "signal": "scan_died",
+    "deadline": "scan_deadline",
+    "memory": "scan_memory",
+    "bad_reply": "scan_bad_reply",
+}
+_CLASSES: Final[Mapping[str, MediaClass]] = {"image": "image", "video": "video", "text": "text"}
+_FIRST_WAIT_S: Final = 0.1
+_LONGEST_WAIT_S: Final = 10.0
+
+
+class ProcessSandbox:
+    """`ports.Sandbox` over `count` scan processes. Start it on a thread that lives as long as the program."""
+
+    def __init__(
+        self,
+        *,
+        scan: str,
+        count: int,
+        limits: Limits,
+        deadline_s: Mapping[MediaClass, float],
+        memory_bytes: int,
+        recycle_after: int = 500,
+        path: tuple[str, ...] = (),
+        when_ended: Callable[[Why], None] = lambda why: None,
+    ) -> None:
+        """`scan` is the dotted name `module:function` of what makes a scan function of `limits`.
+
+        `deadline_s` holds seconds of wall time per media class as declared; those that are missing get the image's.
+        `memory_bytes` is the address space of one process, libraries included. A process is replaced after
+        `recycle_after` jobs. `path` holds directories in which the module is looked for before the installed
+        packages. `when_ended` is told of every process that ended or was ended, and why.
+        """
+        self._setup = Setup(scan=scan, path=path, limits=limits, memory_bytes=memory_bytes)
+        self._count = count
+        self._deadline_s = deadline_s
+        self._recycle_after = recycle_after
+        self._when_ended = when_ended
+        self._idle: asyncio.Queue[ScanProcess | None] = asyncio.Queue()
+        self._all: set[ScanProcess] = set()
+        self._busy: set[ScanProcess] = set()
+        self._retired: set[ScanProcess] = set()
+        """Busy ones whose successor is ready."""
+        self._starting: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    @property
+    def fences(self) -> tuple[str, ...]:
+        """The fences that every ready process stands behind."""
+        each = [set(process.fences) for process in self._all]
+        return tuple(sorted(set.intersection(*each))) if each else ()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of all that are ready, in ascending order."""
+        return tuple(sorted(process.pid for process in self._all if process.usable))
+
+    async def start(self) -> None:
+        """Start all processes at once. Raises HashweirError(scan_died) with the last words of one that failed."""
+        outcomes = await asyncio.gather(*(self._start_one() for _ in range(self._count)), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                await self.stop()
+                if isinstance(outcome, Failed | OSError):
+                    raise HashweirError("scan_died", str(outcome)) from outcome
+                raise outcome
+            self._idle.put_nowait(outcome)
+
+    async def scan(self, upload: Upload) -> Scan:
+        """Scan `upload.content` in a free process, waiting for one.
+
+        Always answers: what befell the second attempt is the scan's reason, and the exact fingerprints are there
+        all the same. Cancelling ends the process that has the job. Raises RuntimeError once `stop` was called.
+        """
+        if upload.content is None:
+            raise ValueError("an upload without content can't be scanned")
+        media_class = _declared_class(upload.media_type)
+        deadline_s = self._deadline_s.get(media_class or "image", self._deadline_s["image"])
+        process = await self._take()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                scan = await process.run(upload.content, upload.media_type, deadline_s)
+            except Failed as failed:
+                why = failed.why
+                self._drop(process, why)
+                if attempt < ATTEMPTS:
+                    process = await self._fresh()
+                else:
+                    self._grow()
+            except BaseException:
+                self._drop(process, None)
+                self._grow()
+                raise
+            else:
+                self._give_back(process)
+                return msgspec.structs.replace(scan, attempts=attempt)
+        self._require_running()
+        return await asyncio.to_thread(_failed_scan, upload.content, media_class, upload.media_type, _REASONS[why])
+
+    async def stop(self) -> None:
+        """Kill all processes, each by its own handle, in at most some seconds. Scans in flight raise RuntimeError."""
+        self._stopping = True
+        for task in self._starting:
+            task.cancel()
+        for process in tuple(self._all):
+            self._drop(process, None)
+        await asyncio.gather(*self._starting, *self._ending, return_exceptions=True)
+        self._idle.put_nowait(None)
+
+    async def _take(self) -> ScanProcess:
+        """An idle process, now busy."""
+        while True:
+            self._require_running()
+            process = await self._idle.get()
+            if process is None:
+                self._idle.put_nowait(None)  # for the next who waits
+            elif process.usable:
+                self._busy.add(process)
+                return process
+
+    async def _fresh(self) -> ScanProcess:
+        """A newly started process, busy: what the upload before did to the old one can't matter."""
+        claim: asyncio.Future[ScanProcess] = asyncio.get_running_loop().create_future()
+        self._grow(claim=claim)
+        try:
+            return await claim
+        except asyncio.CancelledError:
+            if claim.done() and not claim.cancelled():
+                self._give_back(claim.result())
+            self._require_running()
+            raise
+
+    def _give_back(self, process: ScanProcess) -> None:
+        self._busy.discard(process)
+        if not process.usable:  # it ended right after its answer
+            self._drop(process, "exit")
+            self._grow()
+        elif process in self._retired or len(self._all) - len(self._retired) > self._count:
+            self._drop(process, "recycled")
+        else:
+            if process.jobs == self._recycle_after:
+                self._grow(successor_of=process)
+            self._idle.put_nowait(process)
+
+    def _drop(self, process: ScanProcess, why: Why | None) -> None:
+        """End a process, counted where there is a reason. Nothing is started in its place."""
+        if why is not None and not self._stopping:
+            self._when_ended(why)
+        for held in (self._all, self._busy, self._retired):
+            held.discard(process)
+        process.kill()
+        task = asyncio.create_task(process.end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def _ended(self, process: ScanProcess, why: Why) -> None:
+        """A process ended by itself. Where it had a job, that job's scan sees to it."""
+        if process in self._all and process not in self._busy and not self._stopping:
+            self._drop(process, why)
+            self._grow()
+
+    def _grow(
+        self, *, claim: asyncio.Future[ScanProcess] | None = None, successor_of: ScanProcess | None = None
+    ) -> None:
+        """Start one more in the background: for whoever claims it, or for all.
+
+        A successor is started before its predecessor goes, for starting takes as long as some dozens of scans.
+        """
+        task = asyncio.create_task(self._start_surely(claim, successor_of))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        if claim is not None:
+            task.add_done_callback(lambda _: claim.cancel())
+
+    async def _start_surely(self, claim: asyncio.Future[ScanProcess] | None, successor_of: ScanProcess | None) -> None:
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                process = await self._start_one()
+                break
+            except Failed as failed:
+                self._when_ended(failed.why)
+            except OSError:
+                self._when_ended("exit")
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        if successor_of in self._busy:
+            self._retired.add(successor_of)
+        elif successor_of in self._all:
+            self._drop(successor_of, "recycled")
+        if claim is not None and not claim.done():
+            self._busy.add(process)
+            claim.set_result(process)
+        else:
+            self._give_back(process)
+
+    async def _start_one(self) -> ScanProcess:
+        process = await start_process(self._setup)
+        self._all.add(process)
+        process.when_ended = self._ended
+        return process
+
+    def _require_running(self) -> None:
+        if self._stopping:
+            raise RuntimeError("the scan processes were stopped")
+
+
+def _declared_class(media_type: str | None) -> MediaClass | None:
+    """The media class of the declared type: it only picks limits, and names what could not be scanned."""
+    declared = (media_type or "").partition(";")[0].strip().lower()
+    if declared == "application/pdf":
+        return "document"
+    return _CLASSES.get(declared.partition("/")[0])
+
+
+def _failed_scan(content: bytes, media_class: MediaClass | None, media_type: str | None, reason: str) -> Scan:
+    """What is left where no process could do it: a file that is known byte for byte is still found."""
+    checked: dict[Kind, str] = dict.fromkeys(KINDS_OF[media_class], reason) if media_class else {}
+    return Scan(
+        media_class=media_class,
+        media_type=media_type,
+        fingerprints=exact.fingerprints(content),
+        checked=checked | {"sha256": "ok", "md5": "ok"},
+        reason=reason,
+        attempts=ATTEMPTS,
+    )

@@ -1,0 +1,142 @@
+"""What parent and scan process say to each other: msgpack frames behind a 4-byte big-endian length.
+
+The parent trusts nothing that comes back: a reply is short, of a closed schema, and every value in it is one that
+an honest process could have sent. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, get_args
+
+import msgspec
+from msgspec import Struct
+
+from hashweir.errors import REASONS, InputError
+from hashweir.hashing import HASHERS, RECIPES
+from hashweir.model import KINDS_OF, Limits, Note, Scan
+
+LENGTH_BYTES: Final = 4
+MOST_REPLY_BYTES: Final = 64 * 1024
+MOST_FINGERPRINTS: Final = 256
+_NOTES: Final = frozenset(get_args(Note))
+_REASONS: Final = frozenset(code for code, row in REASONS.items() if row.stage in ("ingest", "scan"))
+_TIMINGS: Final = frozenset({"decode", "hash"})
+
+
+class Setup(Struct, frozen=True, kw_only=True):
+    """Parent to process, once. `scan` is the dotted name `module:function` of what makes the scan function.
+
+    `path` holds directories in which its module is looked for before the installed packages.
+    """
+
+    scan: str
+    path: tuple[str, ...]
+    limits: Limits
+    memory_bytes: int
+
+
+class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Process to parent, once: prepared and locked down by these fences."""
+
+    fences: tuple[str, ...]
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """Parent to process. `cpu_s`: seconds of processor time that this job may take."""
+
+    number: int
+    content: bytes
+    media_type: str | None
+    cpu_s: int
+
+
+class Reply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Process to parent: the answer to the job of this number; no scan where the memory did not suffice."""
+
+    number: int
+    scan: Scan | None
+
+
+class BadReply(Exception):
+    """The process sent what no honest one sends."""
+
+
+_setup = msgspec.msgpack.Decoder(Setup)
+_ready = msgspec.msgpack.Decoder(Ready)
+_job = msgspec.msgpack.Decoder(Job)
+_reply = msgspec.msgpack.Decoder(Reply)
+
+
+def pack(message: Setup | Ready | Job | Reply) -> bytes:
+    """One frame."""
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+def unpack_setup(body: bytes | bytearray) -> Setup:
+    """The parent's set-up."""
+    return _setup.decode(body)
+
+
+def unpack_job(body: bytes | bytearray) -> Job:
+    """The parent's job."""
+    return _job.decode(body)
+
+
+def unpack_ready(body: bytes) -> Ready:
+    """A process's first frame. Raises BadReply."""
+    try:
+        return _ready.decode(body)
+    except msgspec.MsgspecError as error:
+        raise BadReply(str(error)) from error
+
+
+def unpack_reply(body: bytes, number: int) -> Scan | None:
+    """A process's answer to job `number`, None where its memory did not suffice. Raises BadReply."""
+    try:
+        reply = _reply.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadReply(str(error)) from error
+    if reply.number != number:
+        raise BadReply(f"an answer to job {reply.number}, not {number}")
+    if reply.scan is not None:
+        _require_honest(reply.scan)
+    return reply.scan
+
+
+def _require_honest(scan: Scan) -> None:
+    if len(scan.fingerprints) > MOST_FINGERPRINTS:
+        raise BadReply(f"{len(scan.fingerprints)} fingerprints")
+    for one in scan.fingerprints:
+        if RECIPES.get((one.kind, one.form)) != one.recipe:
+            raise BadReply(f"no recipe {one.recipe!a} of {one.kind}, {one.form}")
+        hasher = HASHERS[one.kind]
+        try:
+            canonical = hasher.show(hasher.parse(one.value))
+        except InputError as error:
+            raise BadReply(str(error)) from error
+        if canonical != one.value:
+            raise BadReply(f"{one.kind} value {one.value!a} is not in canonical form")
+        if one.length is not None and one.length >= 2**32:
+            raise BadReply("a length out of range")
+    _require_words(scan)
+
+
+def _require_words(scan: Scan) -> None:
+    """Every word that reaches verdicts and metric labels comes from a closed list."""
+    kinds = KINDS_OF[scan.media_class] if scan.media_class else ("sha256", "md5")
+    found = {one.kind for one in scan.fingerprints}
+    for kind, word in scan.checked.items():
+        if kind not in kinds or word not in _REASONS | {"ok"} or (word == "ok" and kind not in found):
+            raise BadReply(f"checked {kind}: {word!a}")
+    if scan.reason is not None and scan.reason not in _REASONS:
+        raise BadReply(f"reason {scan.reason!a}")
+    if not _NOTES.issuperset(scan.notes) or len(scan.notes) > len(_NOTES):
+        raise BadReply(f"notes {scan.notes!a}")
+    if not _TIMINGS.issuperset(scan.timings):
+        raise BadReply(f"timings {tuple(scan.timings)!a}")
+    if not all(math.isfinite(seconds) and 0 <= seconds < 86_400 for seconds in scan.timings.values()):
+        raise BadReply("timings out of range")
+    if scan.attempts != 1 or len(scan.media_type or "") > 256:
+        raise BadReply("attempts or media type out of range")

@@ -1,0 +1,199 @@
+"""One scan process, seen from its parent: start, one job at a time, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Final, Literal
+
+from hashweir.adapters.sandbox_frames import (
+    LENGTH_BYTES,
+    MOST_REPLY_BYTES,
+    BadReply,
+    Job,
+    Setup,
+    pack,
+    unpack_ready,
+    unpack_reply,
+)
+from hashweir.model import Scan
+
+Why = Literal["exit", "signal", "deadline", "memory", "bad_reply", "recycled"]
+"""Why a scan process ended or was ended."""
+
+_ENVIRONMENT: Final = {
+    # Read by numpy's libraries when they are loaded: threads of a process with one job only wait for each other.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+_START_S: Final = 60.0
+_END_S: Final = 5.0
+_SPARE_CPU_S: Final = 2
+
+
+class Failed(Exception):
+    """The process did not answer its job, and is beyond use now."""
+
+    def __init__(self, why: Why, message: str = "") -> None:
+        super().__init__(message or why)
+        self.why: Why = why
+
+
+class ScanProcess:
+    """A running scan process. Make it with `start_process`; whoever holds it must `end` it."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], link: socket.socket, errors: int) -> None:
+        self._popen = popen
+        self._link = link
+        self._errors = errors
+        self._handle = os.pidfd_open(popen.pid)
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._handle, self._reap)
+        self.pid = popen.pid
+        self.fences: tuple[str, ...] = ()
+        self.jobs = 0
+        self.usable = True
+        """False from the moment it ended or was told to."""
+        self.when_ended: Callable[[ScanProcess, Why], None] | None = None
+        """Told when the process ends by itself."""
+
+    async def prepare(self, setup: Setup) -> None:
+        """Hand over the set-up and wait until it is ready. Raises Failed, with what it wrote to stderr."""
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._loop.sock_sendall(self._link, pack(setup))
+                self.fences = unpack_ready(await self._receive()).fences
+        except (TimeoutError, OSError, EOFError, BadReply) as error:
+            failed = await self._failed(error)
+            raise Failed(failed.why, f"no scan process: {failed}: {self._last_words()}") from error
+
+    async def run(self, content: bytes, media_type: str | None, deadline_s: float) -> Scan:
+        """Scan one upload's content within `deadline_s` seconds of wall time. Raises Failed."""
+        self.jobs += 1
+        cpu_s = math.ceil(deadline_s) + _SPARE_CPU_S
+        job = Job(number=self.jobs, content=content, media_type=media_type, cpu_s=cpu_s)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._loop.sock_sendall(self._link, pack(job))
+                scan = unpack_reply(await self._receive(), job.number)
+        except (TimeoutError, OSError, EOFError, BadReply) as error:
+            raise await self._failed(error) from error
+        if scan is None:
+            raise Failed("memory")
+        return scan
+
+    def kill(self) -> None:
+        """SIGKILL, by the handle of this very process."""
+        self.usable = False
+        if not self._ended.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+
+    async def end(self) -> None:
+        """Kill it, wait until it is gone (at most 5 s: longer only a broken kernel holds it), let go of everything."""
+        self.kill()
+        await self._wait()
+        self._link.close()
+        if self._errors >= 0:
+            os.close(self._errors)
+            self._errors = -1
+
+    async def _failed(self, error: Exception) -> Failed:
+        if isinstance(error, TimeoutError):
+            return Failed("deadline")
+        if isinstance(error, BadReply):
+            return Failed("bad_reply", str(error))
+        await self._wait()  # it hung up: it is dying, or plays dead
+        self.kill()
+        await self._wait()
+        return Failed(self._why(), f"exit status {self._popen.returncode}")
+
+    def _why(self) -> Why:
+        status = self._popen.returncode
+        if status == -signal.SIGXCPU:
+            return "deadline"
+        return "signal" if status is not None and status < 0 else "exit"
+
+    async def _wait(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_S):
+                await self._ended.wait()
+
+    def _reap(self) -> None:
+        """The handle is readable: the process is gone."""
+        self._loop.remove_reader(self._handle)
+        self._popen.wait()
+        os.close(self._handle)
+        by_itself, self.usable = self.usable, False
+        self._ended.set()
+        if by_itself and self.when_ended is not None:
+            self.when_ended(self, self._why())
+
+    async def _receive(self) -> bytes:
+        """One frame. Raises BadReply where it claims to be longer than any honest one, EOFError at the end."""
+        length = int.from_bytes(await self._receive_exactly(LENGTH_BYTES), "big")
+        if length > MOST_REPLY_BYTES:
+            raise BadReply(f"a frame of {length} bytes")
+        return await self._receive_exactly(length)
+
+    async def _receive_exactly(self, length: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < length:
+            part = await self._loop.sock_recv(self._link, length - len(parts))
+            if not part:
+                raise EOFError
+            parts += part
+        return bytes(parts)
+
+    def _last_words(self) -> str:
+        """The end of what it wrote to stderr, which it can only do before its lock-down."""
+        size = os.fstat(self._errors).st_size
+        return os.pread(self._errors, 2000, max(size - 2000, 0)).decode(errors="replace").strip()
+
+
+async def start_process(setup: Setup) -> ScanProcess:
+    """Start a scan process and wait until it is ready. Raises Failed.
+
+    It inherits nothing but its end of a socket pair: no descriptors, no environment, no terminal. It dies with the
+    thread that calls this, so that must be one that lives as long as the program.
+    """
+    process = _spawn()
+    try:
+        await process.prepare(setup)
+    except BaseException:
+        await process.end()
+        raise
+    return process
+
+
+def _spawn() -> ScanProcess:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    errors = os.memfd_create("stderr")
+    command = [sys.executable, "-I", "-m", "hashweir.adapters.sandbox_child", str(theirs.fileno()), str(os.getpid())]
+    try:
+        popen = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=(theirs.fileno(),),
+            env=_ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,  # a Ctrl-C is for the parent, which drains first
+        )
+    except OSError:
+        ours.close()
+        os.close(errors)
+        raise
+    finally:
+        theirs.close()
+    return ScanProcess(popen, ours, errors)
