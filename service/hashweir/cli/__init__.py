@@ -16,10 +16,11 @@ import os
 import sys
 import traceback
 from collections.abc import Coroutine, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from hashweir import __version__
 from hashweir.errors import ConfigError, HashweirError, Unreachable
@@ -42,7 +43,7 @@ app = App(
     help_epilogue="Exit codes: 0 ok, 1 failed, 2 usage, 3 findings, 4 a dependency is unreachable.",
 )
 app["--help"].group = app["--version"].group = "Options"
-for _name, _path, _help in (
+COMMANDS = (
     ("demo", "demo:demo", "Everything embedded on this machine: generated uploads with planted edits."),
     ("hash", "hash:hash_files", "Fingerprints of files."),
     ("match", "match:match", "Judge files or a hash against the sets in the store."),
@@ -54,7 +55,8 @@ for _name, _path, _help in (
         "Show the configuration, test the connections; --create makes what is missing.",
     ),
     ("schema", "schema:schema", "JSON schemas of every message."),
-):
+)
+for _name, _path, _help in COMMANDS:
     app.command(f"hashweir.cli.{_path}", name=_name, help=_help)
 
 
@@ -107,6 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return code or OK
+    except UnknownCommandError as error:
+        word = next(iter(error.unused_tokens or []), "")
+        near = get_close_matches(word, [name for name, _, _ in COMMANDS], n=1)
+        meant = f" Did you mean `{near[0]}`?" if near else " Try `hashweir --help`."
+        return _fail(USAGE, f"there is no command `{word}`.{meant}", "usage")
     except CycloptsError as error:
         return _fail(USAGE, f"{str(error).strip()} Try `hashweir --help`.", "usage")
     except Usage as error:
