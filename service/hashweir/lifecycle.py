@@ -1,7 +1,7 @@
-"""One process from start to exit: the run group, health beside the metrics, and the one place where stopping is written.
+"""One process from start to exit: the run group, health beside the metrics, and the one place that says how to stop.
 
-Started in the reverse order of stopping. The first SIGTERM or SIGINT drains; a second one ends at once, which is safe:
-what was not committed comes again, under the same ids.
+Started in the reverse order of stopping. The first SIGTERM or SIGINT drains; a second one ends at once, which is
+safe: what was not committed comes again, under the same ids.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Silent(WSGIRequestHandler):
 
 
 class HealthServer:
-    """`/metrics`, `/live`, `/started`, `/ready` on a port and threads of their own, so that a busy loop still answers."""
+    """`/metrics`, `/live`, `/started`, `/ready` on their own port and threads, so that a busy loop still answers."""
 
     def __init__(self, health: Health, registry: CollectorRegistry, host: str, port: int) -> None:
         self.health = health
@@ -108,7 +108,8 @@ class HealthServer:
     def _answer(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            return self._metrics(environ, start)
+            page: Iterable[bytes] = self._metrics(environ, start)
+            return page
         if path == "/live":
             return _json(start, self.health.live())
         if path == "/started":

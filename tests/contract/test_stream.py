@@ -1,0 +1,271 @@
+"""What every stream must do: memory here, Kafka beside it. A law in each test's docstring.
+
+A bench makes sources and sinks of one broker with a fresh topic of three partitions. Another implementation joins by
+one more entry in `BENCHES` and keeps the same promises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+import pytest
+
+from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
+from hashweir.model import Message, Record
+from hashweir.ports import AssignmentLost, Partition, PartitionListener, RangeLost, Sink, Source
+from tests.virtual_time import EPOCH_MS
+
+PARTITIONS = 3
+DEADLINE_S = 60.0
+
+
+class Bench(Protocol):
+    """One broker with an input topic of three partitions and an output topic `out`."""
+
+    topic: str
+
+    def source(self) -> Source:
+        """A new member of the one group, not started. It joins where nothing is committed at offset 0."""
+
+    def sink(self) -> Sink:
+        """A new sink, not started."""
+
+    async def produce(self, values: Sequence[bytes], partition: int) -> None:
+        """Append to the input topic."""
+
+    async def committed(self) -> Mapping[Partition, int]:
+        """What the group has committed, as the broker says."""
+
+    async def written(self) -> list[Record]:
+        """All records of topic `out`."""
+
+    async def delete_before(self, partition: int, offset: int) -> None:
+        """Retention takes the records before this offset."""
+
+    async def kill(self, source: Source) -> None:
+        """End a member as a crash would, and wait until the broker knows it is gone."""
+
+
+class _Clock:
+    def now_ms(self) -> int:
+        return EPOCH_MS
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+class MemoryBench:
+    topic = "uploads"
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker(_Clock(), default_partitions=PARTITIONS)
+        self.broker.create_topic(self.topic, PARTITIONS)
+
+    def source(self) -> Source:
+        return MemorySource(self.broker, "group", self.topic)
+
+    def sink(self) -> Sink:
+        return MemorySink(self.broker)
+
+    async def produce(self, values: Sequence[bytes], partition: int) -> None:
+        for value in values:
+            self.broker.produce(self.topic, value, partition=partition)
+
+    async def committed(self) -> Mapping[Partition, int]:
+        return self.broker.committed("group")
+
+    async def written(self) -> list[Record]:
+        return self.broker.records("out")
+
+    async def delete_before(self, partition: int, offset: int) -> None:
+        self.broker.delete_before((self.topic, partition), offset)
+
+    async def kill(self, source: Source) -> None:
+        assert isinstance(source, MemorySource)
+        source.kill()
+
+
+@asynccontextmanager
+async def _memory() -> AsyncIterator[Bench]:
+    yield MemoryBench()
+
+
+BENCHES: dict[str, Callable[[], AbstractAsyncContextManager[Bench]]] = {"memory": _memory}
+
+
+@pytest.fixture(params=[pytest.param(make, id=name) for name, make in BENCHES.items()])
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    async with request.param() as made:
+        yield made
+
+
+class Notes(PartitionListener):
+    """Writes down what it was told."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.partitions: list[Partition] = []
+        self.told: list[tuple[str, int]] = []
+
+    async def on_assigned(self, epoch: int, partitions: Sequence[Partition]) -> None:
+        self.told.append(("assigned", epoch))
+        self.epoch, self.partitions = epoch, list(partitions)
+
+    async def on_revoked(self, epoch: int) -> None:
+        self.told.append(("revoked", epoch))
+        self.partitions = []
+
+
+async def collect(source: Source, until: Callable[[list[Record]], bool]) -> list[Record]:
+    """Poll until a condition holds over everything received."""
+    records: list[Record] = []
+    async with asyncio.timeout(DEADLINE_S):
+        while not until(records):
+            records += await source.poll(0.05)
+    return records
+
+
+async def joined(source: Source, notes: Notes, partitions: int) -> None:
+    """Poll until this member holds so many partitions."""
+    await collect(source, lambda _: len(notes.partitions) == partitions)
+
+
+async def test_every_record_comes_once_in_partition_order_with_the_brokers_time(bench: Bench) -> None:
+    """Within one assignment each record is delivered once, in order of offset within its partition."""
+    for partition in range(PARTITIONS):
+        await bench.produce([b"%d-%d" % (partition, n) for n in range(50)], partition)
+    source, notes = bench.source(), Notes()
+    await source.start(notes)
+    records = await collect(source, lambda got: len(got) >= 150)
+    for partition in range(PARTITIONS):
+        mine = [record for record in records if record.partition == partition]
+        assert [record.value for record in mine] == [b"%d-%d" % (partition, n) for n in range(50)]
+        assert [record.offset for record in mine] == sorted({record.offset for record in mine})
+    assert all(record.topic == bench.topic and record.timestamp_ms > 0 for record in records)
+    assert notes.told[0] == ("assigned", notes.epoch)
+    await source.stop()
+    assert notes.told[-1] == ("revoked", notes.epoch)
+
+
+async def test_paused_partitions_deliver_nothing_and_the_others_go_on(bench: Bench) -> None:
+    """Pausing one partition holds that one alone; resuming delivers all that was held."""
+    source, notes = bench.source(), Notes()
+    await source.start(notes)
+    await joined(source, notes, PARTITIONS)
+    source.pause([(bench.topic, 0)])
+    for partition in range(PARTITIONS):
+        await bench.produce([b"x"] * 5, partition)
+    records = await collect(source, lambda got: len(got) >= 10)
+    assert {record.partition for record in records} == {1, 2}
+    assert await source.poll(0.05) == []
+    source.resume([(bench.topic, 0), (bench.topic, 99)])
+    assert {record.partition for record in await collect(source, lambda got: len(got) >= 5)} == {0}
+    await source.stop()
+
+
+async def test_a_successor_begins_at_what_was_committed(bench: Bench) -> None:
+    """Uncommitted records come again after a crash, committed ones do not."""
+    await bench.produce([b"%d" % n for n in range(10)], 0)
+    first, notes = bench.source(), Notes()
+    await first.start(notes)
+    await collect(first, lambda got: len(got) >= 10)
+    await first.commit(notes.epoch, {(bench.topic, 0): 4})
+    assert (await bench.committed())[bench.topic, 0] == 4
+    await bench.kill(first)
+    second = bench.source()
+    await second.start(Notes())
+    records = await collect(second, lambda got: len(got) >= 6)
+    assert [record.value for record in records] == [b"%d" % n for n in range(4, 10)]
+    await second.stop()
+
+
+async def test_a_second_member_takes_a_share_and_old_epochs_commit_nothing(bench: Bench) -> None:
+    """After a re-assignment no partition has two owners, and a commit of an ended epoch is refused."""
+    one, two = bench.source(), bench.source()
+    notes_one, notes_two = Notes(), Notes()
+    await one.start(notes_one)
+    await joined(one, notes_one, PARTITIONS)
+    old = notes_one.epoch
+    await two.start(notes_two)
+    async with asyncio.timeout(DEADLINE_S):
+        while not (notes_one.partitions and notes_two.partitions and notes_one.epoch > old):
+            await asyncio.gather(one.poll(0.05), two.poll(0.05))
+    assert not set(notes_one.partitions) & set(notes_two.partitions)
+    assert len(notes_one.partitions) + len(notes_two.partitions) == PARTITIONS
+    assert notes_one.told[:3] == [("assigned", old), ("revoked", old), ("assigned", old + 1)]
+    with pytest.raises(AssignmentLost):
+        await one.commit(old, {(bench.topic, 0): 1})
+    assert (await bench.committed()).get((bench.topic, 0), 0) == 0
+    await one.stop()
+    await joined(two, notes_two, PARTITIONS)
+    await two.stop()
+
+
+async def test_the_last_commit_in_on_revoked_counts(bench: Bench) -> None:
+    """While `on_revoked` runs, the epoch may still commit."""
+
+    class CommitsLast(Notes):
+        async def on_revoked(self, epoch: int) -> None:
+            await super().on_revoked(epoch)
+            await source.commit(epoch, {(bench.topic, 1): 2})
+
+    await bench.produce([b"a", b"b"], 1)
+    source = bench.source()
+    await source.start(CommitsLast())
+    await collect(source, lambda got: len(got) >= 2)
+    await source.stop()
+    assert (await bench.committed())[bench.topic, 1] == 2
+
+
+async def test_records_that_are_gone_are_told_and_not_skipped(bench: Bench) -> None:
+    """Where retention overtook the group, the range is raised once, that partition halts, the others go on."""
+    await bench.produce([b"x"] * 10, 0)
+    await bench.produce([b"y"] * 3, 1)
+    first, notes = bench.source(), Notes()
+    await first.start(notes)
+    await collect(first, lambda got: len(got) >= 13)
+    await first.commit(notes.epoch, {(bench.topic, 0): 2, (bench.topic, 1): 0})
+    await first.stop()
+    await bench.delete_before(0, 7)
+    second = bench.source()
+    await second.start(Notes())
+    lost: list[RangeLost] = []
+    records: list[Record] = []
+    async with asyncio.timeout(DEADLINE_S):
+        while not (lost and len(records) >= 3):
+            try:
+                records += await second.poll(0.05)
+            except RangeLost as error:
+                lost.append(error)
+    records += await second.poll(0.05)
+    assert [(one.partition, one.first, one.after_last) for one in lost] == [((bench.topic, 0), 2, 7)]
+    assert [record.value for record in records] == [b"y"] * 3
+    await second.stop()
+
+
+async def test_lag_is_what_is_still_to_come(bench: Bench) -> None:
+    """Lag is counted per assigned partition and falls to 0 once all is delivered."""
+    source, notes = bench.source(), Notes()
+    await source.start(notes)
+    await joined(source, notes, PARTITIONS)
+    await bench.produce([b"x"] * 5, 2)
+    await collect(source, lambda got: len(got) >= 5)
+    async with asyncio.timeout(DEADLINE_S):
+        while source.lag() != {(bench.topic, number): 0 for number in range(PARTITIONS)}:
+            await source.poll(0.05)
+    await source.stop()
+
+
+async def test_published_messages_are_there_when_publish_returns(bench: Bench) -> None:
+    """An ack means written, with key, value and headers; equal keys keep their order."""
+    sink = bench.sink()
+    await sink.start()
+    messages = [Message(topic="out", key=b"k", value=b"%d" % n, headers=(("ce_id", b"%d" % n),)) for n in range(20)]
+    await sink.publish(messages)
+    written = await bench.written()
+    assert [record.value for record in written] == [message.value for message in messages]
+    assert [record.headers for record in written] == [message.headers for message in messages]
+    await sink.stop()
