@@ -62,6 +62,10 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "follow.loaded": ("shard", "entries", "chunks", "seconds"),
     "follow.failed": ("shard", *FAILURE),
     "follow.set_changed": ("set", "state", "version"),
+    # ── sets: who did what ──
+    "sets.set_changed": ("set", "what", "principal", "operation", "unapproved"),
+    "sets.written": ("set", "principal", "operation", "outcomes", "rejected", "dry_run", "why"),
+    "sets.exported": ("set", "principal"),
     # ── anything a library says through the standard `logging` ──
     "library.said": ("logger", "message", "level", "exc_info"),
 }

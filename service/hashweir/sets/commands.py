@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import UNSET, UnsetType, convert, structs
 
-from hashweir.errors import HashweirError, InputError, Refused
+from hashweir.errors import InputError, Refused
 from hashweir.logs import Logger, quiet
 from hashweir.model import ACTIONS, Action, Kind, Origin, Set, SetEvent, SetState, Surface, Value
 from hashweir.ports import Store
@@ -28,7 +28,6 @@ from hashweir.sets.write import (
     new_operation,
     now_ms,
     put_set,
-    with_words,
 )
 
 LOCAL = "local"
@@ -191,20 +190,14 @@ async def import_rows(
     validator = Validator(into, principal=principal, now_ms=time_ms, labels=labels, note=note)
     checked = validator.check(rows)
     writer = Writer(store, principal, into, operation, time_ms, publish)
-    try:
-        while run := list(islice(checked, MOST_CHANGES)):
-            good = [change for _, change in run if isinstance(change, Change)]
-            for line, refused in run:
-                if rejected and isinstance(refused, Rejection):
-                    rejected(line, refused)
-            if good and not dry_run:
-                await writer.write(good)
-            await asyncio.sleep(0)  # reading and checking hold the loop: let others have their turn
-    except HashweirError as error:
-        rows_done = sum(writer.outcomes.values())
-        raise with_words(
-            error, f"{rows_done} entries are done; the same import with --operation {operation} completes it"
-        ) from error
+    while run := list(islice(checked, MOST_CHANGES)):
+        good = [change for _, change in run if isinstance(change, Change)]
+        for line, refused in run:
+            if rejected and isinstance(refused, Rejection):
+                rejected(line, refused)
+        if good and not dry_run:
+            await writer.write(good)
+        await asyncio.sleep(0)  # reading and checking hold the loop: let others have their turn
     written = writer.answer(validator.report(), dry_run=dry_run)
     _log_written(log, principal, written)
     return written

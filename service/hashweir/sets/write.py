@@ -20,7 +20,7 @@ from typing import Final, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from hashweir.errors import HashweirError, InputError, OutcomeUnknown, Refused, Unreachable
+from hashweir.errors import HashweirError, InputError, OutcomeUnknown, Unreachable
 from hashweir.model import Entry, Kind, Set, SetEvent, SetName, Value
 from hashweir.ports import Applied, Edit, EditResult, Part, Store
 from hashweir.sets.validate import Change, Report
@@ -28,6 +28,7 @@ from hashweir.shards.layout import shard_of
 
 MOST_CHANGES: Final = 256
 ATTEMPTS: Final = 6
+BUDGET_S: Final = 20.0
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
 
@@ -85,16 +86,16 @@ def derived(operation: str, *parts: bytes) -> str:
 
 
 async def patiently(work: Callable[[], Awaitable[T]]) -> T:
-    """Repeat an idempotent write while the store is away or its outcome unknown: 6 times, some seconds in all.
+    """Repeat an idempotent write while the store is away or its outcome unknown: 6 times, begun within 20 s.
 
     Raises what the last attempt raised; anything but Unreachable at once.
     """
-    pause = FIRST_PAUSE_S
+    pause, until = FIRST_PAUSE_S, time.monotonic() + BUDGET_S
     for left in reversed(range(ATTEMPTS)):
         try:
             return await work()
         except Unreachable:
-            if not left:
+            if not left or time.monotonic() > until:
                 raise
         # Jitter, so that writers that lost the same server do not come back together.
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
@@ -105,7 +106,7 @@ async def patiently(work: Callable[[], Awaitable[T]]) -> T:
 async def apply(store: Store, principal: str, into: Set, operation: str, index: int, changes: Sequence[Change]) -> Done:
     """Apply 1-256 changes as piece `index` of an operation.
 
-    Raises InputError(operation_too_large); OutcomeUnknown or Unreachable, naming the id to repeat; Refused.
+    Raises InputError(operation_too_large); OutcomeUnknown or Unreachable; Refused.
     """
     if not 1 <= len(changes) <= MOST_CHANGES:
         raise InputError("operation_too_large", f"an operation holds 1 to {MOST_CHANGES} changes")
@@ -126,7 +127,7 @@ async def apply(store: Store, principal: str, into: Set, operation: str, index: 
     answers = await asyncio.gather(*(_part(store, part) for part in parts), return_exceptions=True)
     failed = [answer for answer in answers if isinstance(answer, BaseException)]
     if failed:
-        raise _explain(failed, len(parts), operation)
+        raise _explain(failed, len(parts))
     results: dict[int, EditResult] = {}
     repeated = True
     for places, answer in zip(by_shard.values(), answers, strict=True):
@@ -151,7 +152,10 @@ async def put_set(store: Store, operation: str, changed: Set) -> Set:
     Raises as `Store.put_set` does.
     """
     known_as = derived(operation, msgspec.json.encode(changed))
-    return await patiently(lambda: store.put_set(known_as, changed, changed.version))
+    try:
+        return await patiently(lambda: store.put_set(known_as, changed, changed.version))
+    except Unreachable as error:
+        raise _repeatable(error, operation) from error
 
 
 def now_ms() -> int:
@@ -169,24 +173,22 @@ def _undated(change: Change) -> tuple[object, ...]:
     return e.id, e.item, e.state, e.quality, e.length, e.batch
 
 
-def _explain(failed: Sequence[BaseException], parts: int, operation: str) -> BaseException:
+def _explain(failed: Sequence[BaseException], parts: int) -> BaseException:
     """The one error for several: a refusal or a fault first, because repeating does not mend it."""
     for error in failed:
         if not isinstance(error, Unreachable):
             return error
     first = failed[0]
     assert isinstance(first, HashweirError)
-    words = f"{parts - len(failed)} of {parts} parts confirmed: {first}; repeat with --operation {operation}"
+    words = f"{parts - len(failed)} of {parts} parts confirmed: {first}"
     unknown = len(failed) < parts or any(isinstance(error, OutcomeUnknown) for error in failed)
     return OutcomeUnknown("outcome_unknown", words) if unknown else Unreachable(first.reason, words)
 
 
-def with_words(error: HashweirError, words: str) -> HashweirError:
-    """The same error with more said: for Refused, Unreachable and OutcomeUnknown."""
-    for kind in (OutcomeUnknown, Unreachable, Refused, InputError):
-        if isinstance(error, kind):
-            return kind(error.reason, f"{error}; {words}")
-    return error
+def _repeatable(error: Unreachable, operation: str, done: int = 0) -> Unreachable:
+    """The same error, telling how far it came and how to go on."""
+    words = f"{error}; {done} entries are done; repeat the same command with --operation {operation} to complete it"
+    return type(error)(error.reason, words)
 
 
 class Writer:
@@ -204,9 +206,12 @@ class Writer:
         self.outcomes: Counter[EditResult] = Counter()
 
     async def write(self, changes: Sequence[Change]) -> None:
-        """Apply at most 256 changes as the next piece."""
-        await put_batches(self._store, changes, self._batches)
-        done = await apply(self._store, self._principal, self._into, self._operation, self._pieces, changes)
+        """Apply at most 256 changes as the next piece. Raises Unreachable, saying how to go on; Refused."""
+        try:
+            await put_batches(self._store, changes, self._batches)
+            done = await apply(self._store, self._principal, self._into, self._operation, self._pieces, changes)
+        except Unreachable as error:
+            raise _repeatable(error, self._operation, sum(self.outcomes.values())) from error
         self._pieces += 1
         self.outcomes.update(done.results)
         pairs = list(zip(changes, done.results, strict=True))
