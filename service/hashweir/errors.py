@@ -40,6 +40,7 @@ REASONS: dict[str, Reason] = {
     "unknown_content_type": Reason("input", "ingest", True, "no decoder handles this content type"),
     "too_large": Reason("input", "ingest", False, "the content is over the inline size limit"),
     "bad_fingerprint": Reason("input", "ingest", True, "a fingerprint has the wrong kind, length or alphabet"),
+    "unreadable": Reason("input", "fetch", False, "the file can't be opened or read"),
     "no_media_source": Reason("input", "fetch", False, "content by reference is not enabled here"),
     # ── uploads: decoding and hashing ──
     "undecodable": Reason("input", "scan", True, "the bytes are no image that any allowed decoder reads"),
@@ -73,6 +74,10 @@ REASONS: dict[str, Reason] = {
     "store_not_created": Reason("fault", "store", False, "the store is empty: run `hashweir check --create`"),
     "store_layout": Reason("fault", "store", False, "the store was made by another layout version"),
     "store_refused": Reason("fault", "store", False, "Redis/Valkey refused the command"),
+    "store_rewound": Reason("fault", "store", False, "Redis/Valkey lost changes that were seen: `sets reconcile`"),
+    "store_damaged": Reason("fault", "store", False, "a chunk in Redis/Valkey does not fit its sum: `sets repair`"),
+    "store_epoch": Reason("fault", "store", False, "a shard has a new epoch: made anew, or reconciled"),
+    "copy_damaged": Reason("fault", "store", False, "memory of this process changed by itself; it was read again"),
     "outcome_unknown": Reason("fault", "store", False, "too few replicas confirmed: repeat with the same id"),
     "stream_unreachable": Reason("fault", "stream", False, "Kafka does not answer"),
     "stream_topic_missing": Reason("fault", "stream", False, "a topic is missing: run `hashweir check --create`"),

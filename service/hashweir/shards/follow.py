@@ -1,0 +1,262 @@
+"""Follow a store's shards and sets into memory, and know at any moment how far the copy may be trusted.
+
+One task reads changes of all shards with one blocking read, applies them, asks all heads, and only then publishes: in
+the quiet case nothing is visible that a head has not confirmed. Another task waits for the sets. A third re-reads one
+chunk at each interval and compares it byte for byte, for damage that no sequence shows.
+
+    read changes ─► apply ─► ask heads ─► publish ─► re-read what is doubtful ─┐
+          ▲                                                                    │
+          └────────────────────────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from hashweir.errors import HashweirError, Refused, Unreachable
+from hashweir.model import KINDS
+from hashweir.ports import Clock, SlotChange, Store
+from hashweir.shards.known import LiveKnown, Trust
+from hashweir.shards.reread import Rereader
+from hashweir.shards.shard import Gap
+from hashweir.shards.trust import Alarms, Followed, OnAlarm, ShardStats
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+OnChange = Callable[[SlotChange], None]
+
+
+def _ignore(*_: object) -> None:
+    """Where nobody listens."""
+
+
+class Follower:
+    """Keeps `known` live while `run` runs. Everything happens on the loop that runs it."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        soft_limit_s: float = 10.0,
+        hard_limit_s: float = 300.0,
+        ask_s: float = 1.0,
+        most: int = 1000,
+        on_change: OnChange = _ignore,
+        on_alarm: OnAlarm = _ignore,
+    ) -> None:
+        """Ages are judged by `clock.monotonic`. Heads are asked after every change and at least every `ask_s`.
+
+        `most` bounds the changes of a shard per read. `on_change` is called for each applied change once it is
+        visible, also for those found by a re-read, but not for what was there at the start. `on_alarm` gets a reason
+        code, a shard (-1 for the sets) and a sentence, when an alarm begins. Neither may raise or block.
+        """
+        self.known = LiveKnown(clock, soft_limit_s, hard_limit_s)
+        self.ready = asyncio.Event()
+        """Set once everything was verified for the first time."""
+        self.trouble: HashweirError | None = None
+        """Why the store gave no answer last time; None while it answers."""
+        self.alarms = Alarms(on_alarm)
+        self._store, self._clock = store, clock
+        self._ask_s, self._most = ask_s, most
+        self._on_change = on_change
+        self._chunks = Rereader(store, self.known, clock, self.alarms)
+        self._followed: list[Followed] = []
+        self._opened = asyncio.Event()
+        self._partial = False
+        self._sets_at = 0.0
+        self._sets_rewound = False
+
+    # ── what others read ──
+
+    def stats(self) -> tuple[ShardStats, ...]:
+        """One line per shard, for metrics."""
+        return tuple(
+            ShardStats(
+                shard=one.shard.number,
+                applied_seq=one.shard.position.seq,
+                head_seq=one.head_seq,
+                verified_at=one.verified_at,
+                as_of_ms=one.as_of_ms,
+                doubt=one.doubt,
+                rewound=one.rewound,
+                kept=len(self.known.kept(one.shard.number)),
+                live_s=one.live_s,
+            )
+            for one in self._followed
+        )
+
+    async def run(self) -> None:
+        """Follow until cancelled. An unreachable store is waited for; what was verified stays and ages."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._repeat(self._step), name="follow shards")
+            tasks.create_task(self._repeat(self._step_sets), name="follow sets")
+            tasks.create_task(self._repeat(self._scrub), name="scrub")
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Run a step for ever. Where the store fails it, pause for longer and longer, up to a second."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                await step()
+                pause = _FIRST_PAUSE_S
+            except (Unreachable, Refused) as error:
+                self.trouble = error
+                if error.reason == "store_not_created":
+                    self._emptied()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    # ── shards ──
+
+    async def _step(self) -> None:
+        if not self._opened.is_set():
+            await self._open()
+        waiting = [one for one in self._followed if one.reread]
+        for one in waiting:
+            if one.retry_at <= self._clock.monotonic():
+                await self._chunks.reread(one)
+        behind = [one for one in self._followed if one.behind]
+        # A doubt that the next head can end is not slept on; one that a re-read has to end has its own pause.
+        urgent = bool(behind) or any(one.doubt and not one.reread for one in self._followed)
+        wait_s = 0.0 if urgent else min([self._ask_s, *(0.05 for one in self._followed if one.reread)])
+        changes = await self._read(wait_s)
+        self._partial = True
+        self._take(changes, behind)
+        if any(one.doubt for one in self._followed):
+            self._publish()  # before anything that may take long: from here on nobody may use it
+        await self._fill()
+        asked_at = self._clock.monotonic()
+        heads = await self._store.heads()
+        if len(heads) != len(self._followed):
+            raise Refused("store_not_created")
+        for one, head in zip(self._followed, heads, strict=True):
+            one.compare(head, asked_at)
+        for change in changes:
+            self._followed[change.shard].live_s = (heads[change.shard].time_ms - change.at_ms) / 1000
+        self.trouble = None
+        self._partial = False
+        self._publish()
+
+    async def _open(self) -> None:
+        await self._store.open()
+        try:
+            self.known.begin(self._store.shards)
+        except ValueError as e:
+            raise Refused("store_layout", str(e)) from None
+        self._followed = [Followed(shard) for shard in self.known.shards]
+        self._opened.set()
+
+    async def _read(self, wait_s: float) -> Sequence[SlotChange]:
+        after = {one.shard.number: one.shard.position for one in self._followed if not one.reread}
+        if not after:
+            await asyncio.sleep(wait_s)
+            return ()
+        try:
+            return await self._store.read_changes(after, int(wait_s * 1000), self._most)
+        except Refused as error:
+            if error.reason != "store_refused":
+                raise
+            # A record that can't be read blocks the stream for good; the chunks lead around it.
+            for one in self._followed:
+                one.distrust("damaged")
+            self._publish()
+            raise
+
+    def _take(self, changes: Sequence[SlotChange], behind: Sequence[Followed]) -> None:
+        """Apply what was read. A shard whose head promised more, and that gave nothing, lost what it promised."""
+        given = {change.shard for change in changes}
+        for one in behind:
+            if one.shard.number not in given:
+                one.distrust("gap")
+        for change in changes:
+            one = self._followed[change.shard]
+            if one.reread:
+                continue
+            try:
+                self.known.apply(change)
+            except Gap:
+                one.distrust("gap")
+                continue
+            self._chunks.applied.append(change)
+            one.took(change)
+
+    async def _fill(self) -> None:
+        """Fetch what applied entries name and nobody has read yet: their batches, and sets that are newer."""
+        if missing := self.known.missing_batches():
+            self.known.put_batches(await self._store.read_batches(missing), missing)
+        if self.known.lacks_set():
+            await self._read_sets()
+
+    def _emptied(self) -> None:
+        """The store answers that nothing was ever made there. What it had is gone."""
+        for one in self._followed:
+            if one.loaded and one.doubt is None:
+                one.rewound = True
+                one.distrust("missing")
+        self._publish()
+
+    # ── sets ──
+
+    async def _step_sets(self) -> None:
+        await self._opened.wait()
+        await self._read_sets()
+        self._publish()
+        asked_at = self._clock.monotonic()
+        while not await self._store.wait_sets(self.known.sets_position, int(self._ask_s * 1000)):
+            self._sets_at = asked_at
+            asked_at = self._clock.monotonic()
+
+    async def _read_sets(self) -> None:
+        asked_at = self._clock.monotonic()
+        self._sets_rewound = self.known.put_sets(await self._store.read_sets())
+        self._sets_at = asked_at
+        self.alarms.judge(
+            "store_rewound", -1, self._sets_rewound, "the store lost changes of sets: run `sets reconcile`"
+        )
+
+    # ── damage ──
+
+    async def _scrub(self) -> None:
+        """Compare one chunk after the other with the store, byte for byte, one per interval."""
+        await self.ready.wait()
+        for one in self._followed:
+            for kind in KINDS:
+                number = 0
+                while number < len(one.shard.sums(kind)):
+                    await asyncio.sleep(self._ask_s)
+                    if await self._chunks.scrub(one, kind, number):
+                        self._publish()
+                    number += 1
+        if not any(one.shard.counts() for one in self._followed):
+            await asyncio.sleep(self._ask_s)
+
+    # ── saying so ──
+
+    def _publish(self) -> None:
+        """Show what was applied, unless it is half complete: then the step that made it so will."""
+        for one in self._followed:
+            text = "the store lost changes that were seen here: run `sets reconcile`"
+            self.alarms.judge("store_rewound", one.shard.number, one.rewound, text)
+        doubtful = any(one.doubt for one in self._followed)
+        if self._partial and not doubtful:
+            return
+        loaded = bool(self._followed) and self.known.sets_position.epoch != 0
+        loaded = loaded and all(one.loaded for one in self._followed)
+        self.known.publish(
+            Trust(
+                loaded=loaded,
+                doubtful=doubtful,
+                rewound=self._sets_rewound or any(one.rewound for one in self._followed),
+                verified_at=min([self._sets_at, *(one.verified_at for one in self._followed)]),
+                as_of_ms=min((one.as_of_ms for one in self._followed), default=0),
+            )
+        )
+        if self._partial:
+            return
+        for change in self._chunks.take_applied():
+            self._on_change(change)
+        if loaded and not doubtful:
+            self.ready.set()
