@@ -1,0 +1,164 @@
+"""One shard in memory against a dictionary, and its sums against their definition."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from hashweir.model import Kind
+from hashweir.ports import Chunk, Head, Position, SlotChange
+from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS, slot_sum
+from hashweir.shards.shard import Gap, Shard, chunk_sum
+
+EPOCH = 7
+
+
+def change(seq: int, kind: Kind, slot: int, mark: int, epoch: int = EPOCH) -> SlotChange:
+    """A change whose bytes are told by `mark`."""
+    return SlotChange(
+        shard=0,
+        position=Position(epoch=epoch, seq=seq),
+        kind=kind,
+        slot=slot,
+        image=mark.to_bytes(SLOT_BYTES, "big"),
+        side=mark.to_bytes(SIDE_BYTES, "big"),
+        at_ms=0,
+    )
+
+
+def started() -> Shard:
+    """An empty shard of a store's epoch."""
+    shard = Shard(0)
+    shard.rebase(Position(epoch=EPOCH, seq=0))
+    return shard
+
+
+def filled(slots: int, kind: Kind = "pdq") -> Shard:
+    """A shard with so many slots of one kind."""
+    shard = started()
+    for slot in range(slots):
+        shard.apply(change(slot + 1, kind, slot, slot + 1))
+    return shard
+
+
+def as_chunk(shard: Shard, kind: Kind, number: int, seq: int) -> Chunk:
+    """A chunk as a store would answer it."""
+    slots, sides = shard.chunk(kind, number)
+    total = shard.sums(kind)[number] if slots else 0
+    return Chunk(slots=slots, sides=sides, sum=total, position=Position(epoch=EPOCH, seq=seq))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["pdq", "tlsh", "md5"]), st.integers(0, 2**30), st.booleans()), max_size=60))
+def test_changes_give_what_a_dictionary_gives(script: list[tuple[Kind, int, bool]]) -> None:
+    """Bytes, counts, sums and total follow from the slots alone, whatever the order of changes."""
+    shard, model = started(), dict[tuple[Kind, int], int]()
+    for seq, (kind, mark, new) in enumerate(script, 1):
+        used = sum(known == kind for known, _ in model)
+        slot = used if new or not used else mark % used
+        assert shard.apply(change(seq, kind, slot, mark))
+        model[kind, slot] = mark
+    total = 0
+    for (kind, slot), mark in model.items():
+        image, side = mark.to_bytes(SLOT_BYTES, "big"), mark.to_bytes(SIDE_BYTES, "big")
+        assert shard.slot(kind, slot) == (image, side)
+        total += slot_sum(slot, image, side)
+    assert shard.total == total % SUM_MODULUS
+    assert shard.position == Position(epoch=EPOCH, seq=len(script))
+    assert shard.counts() == {kind: n for kind in ("pdq", "tlsh", "md5") if (n := sum(k == kind for k, _ in model))}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        change(2, "pdq", 2, 1),
+        change(4, "pdq", 2, 1),
+        change(3, "pdq", 2, 1, epoch=EPOCH + 1),
+        change(3, "pdq", 3, 1),
+        change(3, "tlsh", 1, 1),
+        change(3, "pdq", 3 * CHUNK_SLOTS, 1),
+        replace(change(3, "pdq", 2, 1), image=b"short"),
+        replace(change(3, "pdq", 2, 1), side=b""),
+    ],
+    ids=["repeated", "skipped", "other epoch", "slot skipped", "kind empty", "chunk skipped", "image", "side"],
+)
+def test_what_does_not_follow_is_a_gap_and_changes_nothing(wrong: SlotChange) -> None:
+    """The sequence is dense, slots are handed out in order, and records have their size."""
+    shard = filled(2)
+    before = shard.position, shard.total, shard.counts(), shard.chunk("pdq", 0)
+    with pytest.raises(Gap):
+        shard.apply(wrong)
+    assert (shard.position, shard.total, shard.counts(), shard.chunk("pdq", 0)) == before
+    assert shard.apply(change(3, "pdq", 2, 1))
+
+
+def test_chunks_meet_at_their_edges() -> None:
+    """Slot numbers run on over chunks, and a chunk's sum counts them from the shard's beginning."""
+    shard = filled(CHUNK_SLOTS + 2)
+    assert shard.count("pdq") == CHUNK_SLOTS + 2
+    assert [len(shard.chunk("pdq", n)[0]) // SLOT_BYTES for n in (0, 1, 2)] == [CHUNK_SLOTS, 2, 0]
+    assert shard.sums("pdq")[1] == chunk_sum(CHUNK_SLOTS, *shard.chunk("pdq", 1))
+    assert shard.slot("pdq", CHUNK_SLOTS)[0] == (CHUNK_SLOTS + 1).to_bytes(SLOT_BYTES, "big")
+    with pytest.raises(IndexError):
+        shard.slot("pdq", CHUNK_SLOTS + 2)
+
+
+def test_only_differing_chunks_are_named_and_replacing_them_makes_two_shards_equal() -> None:
+    """Comparing sums finds what changed, what is new and what is gone."""
+    ours, theirs = filled(2 * CHUNK_SLOTS), filled(2 * CHUNK_SLOTS + 5)
+    last = 2 * CHUNK_SLOTS + 5
+    theirs.apply(change(last + 1, "pdq", 3, 12345))
+    assert ours.differing("pdq", theirs.sums("pdq")) == [0, 2]
+    assert theirs.differing("pdq", ours.sums("pdq")) == [0, 2]
+    ours.rebase(theirs.position)
+    for number in (0, 2):
+        ours.replace("pdq", number, as_chunk(theirs, "pdq", number, last + 1))
+    head = Head(
+        layout=1,
+        position=theirs.position,
+        counts={"pdq": last, "md5": 0},
+        total=theirs.total,
+        time_ms=0,
+        role="master",
+        replication_id="x",
+    )
+    assert ours.agrees(head)
+    assert not ours.agrees(replace(head, total=head.total + 1))
+    assert not ours.agrees(replace(head, counts={"pdq": last - 1}))
+    nothing = Chunk(slots=b"", sides=b"", sum=0, position=theirs.position)
+    ours.replace("pdq", 2, nothing)
+    ours.replace("pdq", 1, nothing)
+    assert ours.count("pdq") == CHUNK_SLOTS
+    assert ours.total == ours.sums("pdq")[0]
+    with pytest.raises(Gap):
+        ours.replace("pdq", 2, as_chunk(theirs, "pdq", 2, last + 1))
+
+
+def test_a_chunk_read_later_is_not_set_back_by_changes_it_has() -> None:
+    """Chunks are read one after the other while the store goes on; the stream then begins before them."""
+    store, ours = filled(3), filled(3)
+    changes = [change(4, "pdq", 0, 100), change(5, "pdq", 3, 101), change(6, "pdq", 0, 102)]
+    for one in changes[:2]:
+        store.apply(one)
+    ours.rebase(Position(epoch=EPOCH, seq=3))
+    ours.replace("pdq", 0, as_chunk(store, "pdq", 0, 5))
+    store.apply(changes[2])
+    assert [ours.apply(one) for one in changes] == [False, False, True]
+    assert (ours.position, ours.total) == (store.position, store.total)
+
+
+def test_a_kept_chunk_takes_changes_of_a_shorter_history() -> None:
+    """After a store went back, new changes have numbers that an earlier history used up."""
+    ours = filled(5)
+    ours.replace("pdq", 0, as_chunk(ours, "pdq", 0, 5))
+    ours.rebase(Position(epoch=EPOCH, seq=2))
+    assert ours.apply(change(3, "pdq", 1, 77))
+
+
+def test_memory_that_changed_by_itself_is_seen() -> None:
+    """The sum kept for a chunk is that of its bytes."""
+    shard = filled(3)
+    assert shard.intact("pdq", 0)
+    shard._runs["pdq"][0].slots[70] ^= 1
+    assert not shard.intact("pdq", 0)
