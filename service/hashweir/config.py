@@ -62,9 +62,7 @@ class Kafka(Section):
     group: str = Field(default="hashweir", description="consumer group")
     instance_id: str = Field(default="", description="static membership: stable and unique per worker")
     topic_prefix: str = Field(default="hashweir.", description="prefix of every topic name")
-    first_position: Literal["earliest", "latest"] = Field(
-        default="earliest", description="where a new group begins"
-    )
+    first_position: Literal["earliest", "latest"] = Field(default="earliest", description="where a new group begins")
     topic_partitions: PositiveInt = Field(default=6, description="partitions of a new topic")
     topic_replication: int = Field(default=-1, ge=-1, description="its replicas; -1: the broker's default")
     topic_retention_seconds: PositiveInt = Field(default=604_800, description="retention of a new topic")
@@ -98,7 +96,7 @@ class Store(Section):
     tls_cert_file: str = Field(default="", description="client certificate (PEM)")
     tls_key_file: str = Field(default="", description="client key (PEM)")
     wait_replicas: NonNegativeInt = Field(default=0, description="replicas that must confirm a write")
-    shards: int = Field(default=16, ge=1, le=4096, description="shards of a new store; fixed for its life")
+    shards: int = Field(default=16, ge=1, le=1024, description="shards of a new store; fixed for its life")
     connect_budget_seconds: PositiveFloat = Field(default=10.0, description="longest wait at start")
 
 
@@ -128,15 +126,14 @@ class Limits(Section):
     file_bytes: PositiveInt = Field(default=64 * MIB, description="a file on the command line")
     pixels: PositiveInt = Field(default=50_000_000, description="pixels of an image")
     side_pixels: PositiveInt = Field(default=16_384, description="longest side of an image")
+    ratio: PositiveInt = Field(default=200, description="long side to short side, of large images")
     text_bytes: PositiveInt = Field(default=4 * MIB, description="a text")
 
 
 class Index(Section):
     """How old the knowledge may be."""
 
-    soft_stale_seconds: PositiveFloat = Field(
-        default=10.0, description="store silent so long: no action above review"
-    )
+    soft_stale_seconds: PositiveFloat = Field(default=10.0, description="store silent so long: no action above review")
     hard_stale_seconds: PositiveFloat = Field(default=300.0, description="store silent so long: no verdicts")
 
 
@@ -159,9 +156,7 @@ class Sets(Section):
 class Logs(Section):
     """Log lines on stderr."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least level shown"
-    )
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level shown")
     format: Literal["json", "text"] = Field(default="json", description="JSON lines, or for people")
 
 
@@ -222,9 +217,7 @@ def load(path: Path | None = None) -> Config:
     try:
         return Config()
     except ValidationError as error:
-        raise ConfigError(
-            "; ".join(_explain(e["type"], e["loc"], e["msg"]) for e in error.errors())
-        ) from None
+        raise ConfigError("; ".join(_explain(e["type"], e["loc"], e["msg"]) for e in error.errors())) from None
 
 
 def keys() -> Iterator[tuple[str, str, FieldInfo]]:

@@ -37,16 +37,23 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under column names. Values are shown as text, None as a dash."""
+    """Print rows under column names: ruled on a terminal, aligned text elsewhere. None is shown as a dash."""
+    cells = [["-" if value is None else str(value) for value in row] for row in rows]
+    if not out.is_terminal:
+        lines = [list(columns), *cells]
+        widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+        for line in lines:
+            print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        return
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, show_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         grid.add_column(column, overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text("-" if value is None else str(value)) for value in row))
+    for row in cells:
+        grid.add_row(*(Text(cell) for cell in row))
     out.print(grid)
 
 

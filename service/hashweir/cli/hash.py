@@ -1,0 +1,139 @@
+"""`hashweir hash`: the fingerprints of files, computed in scan processes as for every upload."""
+
+from __future__ import annotations
+
+import mimetypes
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from msgspec import Struct
+
+from hashweir.cli import FINDINGS, OK, Json, Usage, run, settings
+from hashweir.cli.output import console, say, table, write_json
+from hashweir.errors import REASONS, HashweirError, InputError
+from hashweir.model import Fingerprint, Kind, Scan, Upload
+
+if TYPE_CHECKING:
+    from hashweir.config import Config
+    from hashweir.ports import Sandbox
+
+STDIN = "-"
+Files = Annotated[list[str], Parameter(allow_leading_hyphen=True, help="files, or - for standard input")]
+
+
+class FileScan(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What `--json` prints, one line per file. Times are seconds."""
+
+    file: str
+    media_type: str | None = None
+    media_class: str | None = None
+    fingerprints: tuple[Fingerprint, ...] = ()
+    checked: dict[Kind, str] = {}
+    notes: tuple[str, ...] = ()
+    reason: str | None = None
+    detail: str | None = None
+    timings: dict[str, float] = {}
+
+
+def hash_files(files: Files, /, *, json: Json = False) -> int:
+    """Print every fingerprint of each file: kind, form, recipe, value, quality, length and time.
+
+    A file that can't be hashed is reported with its reason and never stops the others; then the exit code is 3.
+    """
+    require_files(files)
+    return run(_hash(files, as_json=json))
+
+
+async def _hash(files: Sequence[str], *, as_json: bool) -> int:
+    from hashweir import wiring
+
+    config = settings()
+    code = OK
+    async with running(wiring.sandbox(config)) as sandbox:
+        for name in files:
+            found = await scan_file(sandbox, name, config)
+            if as_json:
+                write_json(found)
+            elif found.fingerprints:
+                _show(found)
+            if found.reason is not None:
+                say(f"{name}: {found.detail or REASONS[found.reason].help} [{found.reason}]")
+                code = FINDINGS
+    return code
+
+
+@asynccontextmanager
+async def running(sandbox: Sandbox) -> AsyncIterator[Sandbox]:
+    """Scan processes that are ended whatever happens."""
+    try:
+        await sandbox.start()
+        yield sandbox
+    finally:
+        await sandbox.stop()
+
+
+async def scan_file(sandbox: Sandbox, name: str, config: Config) -> FileScan:
+    """Read and scan one file. Never raises for a file: its reason is in the answer."""
+    try:
+        upload = read_upload(name, config.limits.file_bytes)
+    except HashweirError as error:
+        return FileScan(file=name, reason=error.reason, detail=str(error))
+    return _answer(name, await sandbox.scan(upload))
+
+
+def read_upload(name: str, most_bytes: int) -> Upload:
+    """A file (or standard input, `-`) as an upload. Raises InputError(unreadable | too_large | empty_value)."""
+    from hashweir.pipeline.decode import sniff
+
+    try:
+        if name == STDIN:
+            content = sys.stdin.buffer.read(most_bytes + 1)
+        else:
+            with Path(name).open("rb") as file:
+                content = file.read(most_bytes + 1)
+    except OSError as error:
+        raise InputError("unreadable", f"can't be read: {error.strerror}") from None
+    if len(content) > most_bytes:
+        raise InputError("too_large", f"over limits.file_bytes = {most_bytes}")
+    if not content:
+        raise InputError("empty_value", "is empty")
+    media_type = mimetypes.guess_type(name)[0]
+    if media_type is None and sniff(content) is None:
+        media_type = "text/plain"
+    return Upload(source="cli", id=name, media_type=media_type, content=content)
+
+
+def require_files(files: Sequence[str]) -> None:
+    """Raises Usage for what was meant as an option, and where standard input is named twice."""
+    for name in files:
+        if name.startswith("-") and name != STDIN:
+            raise Usage(f"there is no option {name} (a file of this name is ./{name})")
+    if files.count(STDIN) > 1:
+        raise Usage("standard input (-) can be read only once")
+
+
+def _answer(name: str, scan: Scan) -> FileScan:
+    reason = scan.reason or next((one for one in scan.checked.values() if one != "ok"), None)
+    return FileScan(
+        file=name,
+        media_type=scan.media_type,
+        media_class=scan.media_class,
+        fingerprints=scan.fingerprints,
+        checked=scan.checked,
+        notes=scan.notes,
+        reason=reason,
+        timings={stage: round(seconds, 6) for stage, seconds in scan.timings.items()},
+    )
+
+
+def _show(found: FileScan) -> None:
+    out = console()
+    spent = ", ".join(f"{stage} {seconds * 1000:.1f} ms" for stage, seconds in found.timings.items())
+    notes = f" ({', '.join(found.notes)})" if found.notes else ""
+    out.print(f"{found.file}  {found.media_type}  {spent}{notes}")
+    rows = [(f"{one.kind}/{one.form}", one.recipe, one.quality, one.length, one.value) for one in found.fingerprints]
+    table(out, ("fingerprint", "recipe", "quality", "length", "value"), rows)

