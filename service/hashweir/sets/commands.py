@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
-from msgspec import UNSET, UnsetType, convert, structs
+from msgspec import convert, structs
 
 from hashweir.errors import InputError, Refused
 from hashweir.logs import Logger, quiet
@@ -66,27 +66,35 @@ async def create(
     origin: Origin,
     ceiling: Action = ALONE,
     surfaces: tuple[Surface, ...] = (),
-    radius: Mapping[Kind, int] | UnsetType = UNSET,
+    radius: Mapping[Kind, int] | None = None,
     min_quality: int = 50,
     operation: str | None = None,
     log: Logger | None = None,
 ) -> SetChanged:
     """Create a set, in shadow: it counts hits and changes no action until it is activated.
 
+    `radius` overrides the default radius of the kinds that it names.
+
     Raises InputError(bad_field) for values out of range; Refused(not_allowed) for a government referral above
     `review`; Refused(set_exists); Unreachable.
     """
     wanted: dict[str, object] = {"name": name, "owner": owner, "origin": origin, "ceiling": ceiling}
     wanted |= {"surfaces": surfaces, "min_quality": min_quality}
-    if radius is not UNSET:
-        wanted["radius"] = dict(radius)
     try:
         new = convert(wanted, Set)
+        if radius:
+            new = convert({**wanted, "radius": {**new.radius, **radius}}, Set)
     except ValueError as error:
         raise InputError("bad_field", f"set {excerpt(name)}: {error}") from None
     _check_referral(new)
     operation = operation or new_operation()
-    made = await put_set(store, operation, new)
+    try:
+        made = await put_set(store, operation, new)
+    except Refused as error:
+        if error.reason != "set_exists":
+            raise
+        words = f"set {name!r} exists already; see it with `hashweir sets show {name}`"
+        raise Refused("set_exists", words) from error
     (log or quiet()).info("sets.set_changed", set=name, what="created", principal=principal, operation=operation)
     return SetChanged(operation=operation, set=made, changed=True)
 
