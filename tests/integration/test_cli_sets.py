@@ -1,0 +1,209 @@
+"""`hashweir sets` as a process against a real Valkey: words, exit codes, files, and what is left in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import pty
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from hashweir.adapters.redis import RedisStore
+from hashweir.adapters.redis_link import Access
+from hashweir.sets.read import schema
+from tests.servers.store import ValkeyServer
+
+pytestmark = pytest.mark.store
+
+
+def pdq(n: int) -> str:
+    return hashlib.sha256(f"picture {n}".encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+class Cli:
+    def __init__(self, url: str, prefix: str, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HASHWEIR_STORE__URL": url,
+            "HASHWEIR_STORE__PREFIX": prefix,
+            "HASHWEIR_STORE__CONNECT_BUDGET_SECONDS": "0.5",
+        }
+
+    def __call__(self, *arguments: str, stdin: bytes = b"", **settings: str) -> subprocess.CompletedProcess[str]:
+        ran = subprocess.run(
+            [sys.executable, "-m", "hashweir", "sets", *arguments],
+            input=stdin,
+            capture_output=True,
+            timeout=60,
+            cwd=self.folder,
+            env=self.environment | settings,
+            check=False,
+        )
+        return subprocess.CompletedProcess(ran.args, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
+
+    def json(self, *arguments: str, code: int = 0, stdin: bytes = b"") -> dict[str, object]:
+        ran = self(*arguments, "--json", stdin=stdin)
+        assert ran.returncode == code, ran.stderr
+        found = json.loads(ran.stdout)
+        assert isinstance(found, dict)
+        return found
+
+
+@pytest.fixture
+def cli(valkey: ValkeyServer, tmp_path: Path, request: pytest.FixtureRequest) -> Cli:
+    prefix = "test" + hashlib.sha256(request.node.name.encode()).hexdigest()[:10]
+
+    async def create() -> None:
+        store = RedisStore(Access(url=valkey.url), prefix)
+        await store.create(4)
+        await store.close()
+
+    asyncio.run(create())
+    return Cli(valkey.url, prefix, tmp_path)
+
+
+def made(cli: Cli, name: str = "demo", *more: str) -> None:
+    ran = cli("create", name, "--owner", "team", "--origin", "own-review", *more)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_life_of_a_set(cli: Cli) -> None:
+    empty = cli("list")
+    assert (empty.returncode, "create one with" in empty.stderr) == (0, True)
+    made(cli, "demo", "--surface", "post", "--pdq-radius", "20")
+    one = cli.json("show", "demo")
+    assert (one["state"], one["surfaces"], one["radius"]) == ("shadow", ["post"], {"pdq": 20, "tlsh": 60})
+    added = cli.json("add", "demo", f"pdq:{pdq(1)}", f"pdq:{pdq(2)}", "--item", "march", "--label", "a", "--label", "b")
+    assert added["outcomes"] == {"added": 2}
+    on = cli.json("activate", "demo")
+    assert (on["changed"], on["unapproved"]) == (True, True)
+    gone = cli("withdraw", "demo", f"pdq:{pdq(1)}", "--reason", "overturned on appeal")
+    assert (gone.returncode, gone.stdout) == (0, "demo: 1 withdrawn; 0 refused\n")
+    assert "overturned on appeal" in gone.stderr
+    assert cli.json("show", "demo")["entries"] == {"pdq": {"active": 1, "retired": 1}}
+    assert cli("off", "demo").stdout == "set demo is off\n"
+    assert cli("off", "demo").stdout == "set demo was off already\n"
+    assert re.search(r"demo +off +review", cli("list").stdout)
+
+
+def test_import_reports_line_by_line_and_goes_on(cli: Cli) -> None:
+    made(cli)
+    rows = [f"pdq,{pdq(n)},item {n}," for n in range(300)] + ["pdq,zz,,"] * 30 + [f"md5,{pdq(1)[:32]},,x|y"]
+    file = cli.folder / "hashes.csv"
+    file.write_text("\ufeff" + "\r\n".join(["kind,value,item,labels", *rows]))
+    dry = cli("import", "demo", "--dry-run", str(file))
+    assert (dry.returncode, dry.stdout) == (3, "demo: 301 would be written (dry run); 30 refused\n")
+    assert dry.stderr.count("[bad_value]") == 20
+    assert "line 302: a pdq value is 64 hexadecimal digits" in dry.stderr
+    assert "and 10 more" in dry.stderr
+    done = cli("import", "demo", "--rejects", "rejects.jsonl", str(file))
+    assert (done.returncode, done.stdout) == (3, "demo: 301 added; 30 refused\n")
+    rejects = [json.loads(line) for line in (cli.folder / "rejects.jsonl").read_text().splitlines()]
+    assert [r["line"] for r in rejects] == list(range(302, 332))
+    assert {r["reason"] for r in rejects} == {"bad_value"}
+    again = cli.json("import", "demo", str(file), code=3)
+    assert again["outcomes"] == {"unchanged": 301}
+    assert sorted(path.name for path in cli.folder.iterdir()) == ["hashes.csv", "rejects.jsonl"]
+
+
+def test_export_and_import_again_through_pipes(cli: Cli) -> None:
+    made(cli)
+    made(cli, "other")
+    lines = f"pdq {pdq(1)}\nvideo_md5 {pdq(2)[:32]}\n".encode()
+    assert cli.json("import", "demo", "-", "--label", "gifct", "--note", "seen twice", stdin=lines)["outcomes"] == {
+        "added": 2
+    }
+    out = cli("export", "demo")
+    assert out.returncode == 0
+    found = [json.loads(line) for line in out.stdout.splitlines()]
+    for line in found:
+        jsonschema.validate(line, schema())
+        assert (line["labels"], line["note"]) == (["gifct"], "seen twice")
+    assert cli.json("import", "other", "-", stdin=out.stdout.encode())["outcomes"] == {"added": 2}
+    summary = cli.json("export", "other", "--out", "other.jsonl")
+    assert summary == {"set": "other", "entries": 2, "file": "other.jsonl"}
+    written = cli.folder / "other.jsonl"
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    assert len(written.read_text().splitlines()) == 2
+
+
+def test_mistakes_say_what_to_do_and_how_bad_it_is(cli: Cli) -> None:
+    made(cli, "hold", "--ceiling", "hold")
+    for arguments, code, words in (
+        (("add", "x", f"pdq:{pdq(1)}"), 1, "no set 'x'; sets that exist: hold; create it with `hashweir sets create x"),
+        (("export", "x", "--out", "kept.jsonl"), 1, "no set 'x'"),
+        (("create", "hold", "--owner", "t", "--origin", "own-review"), 1, "exists already"),
+        (("create", "Bad", "--owner", "t", "--origin", "own-review"), 1, "set 'Bad'"),
+        (("create", "y", "--owner", "t", "--origin", "hearsay"), 2, "own-review"),
+        (("activate", "hold"), 1, "one person may not activate it alone"),
+        (("add", "hold"), 2, "KIND:VALUE"),
+        (("add", "hold", "pdq"), 2, "KIND:VALUE"),
+        (("add", "hold", "pdq:12"), 1, "hash 1: a pdq value is 64 hexadecimal digits"),
+        (("withdraw", "hold", f"pdq:{pdq(1)}"), 2, "--reason"),
+        (("withdraw", "hold", "--reason", "r"), 2, "--entry"),
+        (("withdraw", "hold", f"pdq:{pdq(1)}", "--reason", "r"), 1, "not in set hold"),
+        (("import", "hold", "nowhere.csv"), 2, "No such file"),
+        (("import", "hold", "."), 2, "directory"),
+    ):
+        ran = cli(*arguments)
+        assert (ran.returncode, words in ran.stderr, "Traceback" in ran.stderr) == (code, True, False), ran.stderr
+    (cli.folder / "kept.jsonl").write_text("mine")
+    assert cli("export", "x", "--out", "kept.jsonl").returncode == 1
+    assert (cli.folder / "kept.jsonl").read_text() == "mine"
+    allowed = cli("activate", "hold", HASHWEIR_SETS__ALLOW_LOCAL_ACTIVATION="true")
+    assert allowed.returncode == 0
+    assert '"unapproved": true' in allowed.stderr
+
+
+def test_a_file_that_can_not_be_used_changes_nothing(cli: Cli) -> None:
+    made(cli)
+    ran = cli("import", "demo", "-", stdin=b"kind,value,colour\n" + f"pdq,{pdq(1)},red\n".encode() * 5)
+    assert ran.returncode == 1
+    assert "line 1: unknown columns 'colour'" in ran.stderr
+    assert ran.stdout == "demo: nothing changed; 6 refused\n"
+    assert "is empty" in cli("import", "demo", "-").stderr
+
+
+def test_a_store_that_is_away_is_exit_4(cli: Cli) -> None:
+    ran = cli("list", HASHWEIR_STORE__URL="redis://127.0.0.1:1/0")
+    assert ran.returncode == 4
+    assert "127.0.0.1:1" in ran.stderr
+    assert cli("list", HASHWEIR_STORE__PREFIX="nothing-here").returncode == 1
+
+
+def test_a_terminal_gets_a_progress_bar(cli: Cli) -> None:
+    made(cli)
+    file = cli.folder / "hashes.txt"
+    file.write_text("".join(f"pdq {pdq(n)}\n" for n in range(600)))
+    ours, theirs = pty.openpty()
+    ran = subprocess.run(
+        [sys.executable, "-m", "hashweir", "sets", "import", "demo", str(file)],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        env=cli.environment | {"TERM": "xterm", "COLUMNS": "80"},
+        cwd=cli.folder,
+        check=False,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 65_536).decode(errors="replace")
+    os.close(ours)
+    assert (ran.returncode, ran.stdout) == (0, b"demo: 600 added; 0 refused\n")
+    assert "lines" in shown
