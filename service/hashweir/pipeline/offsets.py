@@ -43,9 +43,7 @@ class Tracker:
     amortised. Offsets may have holes (compaction, transaction markers); only the received order counts.
     """
 
-    def __init__(
-        self, epoch: int, *, max_items: int = MAX_SPAN_ITEMS, max_bytes: int = MAX_SPAN_BYTES
-    ) -> None:
+    def __init__(self, epoch: int, *, max_items: int = MAX_SPAN_ITEMS, max_bytes: int = MAX_SPAN_BYTES) -> None:
         """`epoch` names the assignment; the caps are uploads and bytes from head to watermark."""
         self.epoch = epoch
         self._max_items = max_items
@@ -150,9 +148,7 @@ class Budget:
     is a brake, not a wall: what a poll has already fetched is still taken, so one poll can pass a cap.
     """
 
-    def __init__(
-        self, max_items: int, max_bytes: int, *, pause_at: float = 0.8, resume_at: float = 0.5
-    ) -> None:
+    def __init__(self, max_items: int, max_bytes: int, *, pause_at: float = 0.8, resume_at: float = 0.5) -> None:
         """Raises ValueError unless both caps are positive and 0 <= resume_at < pause_at <= 1."""
         if max_items <= 0 or max_bytes <= 0 or not 0 <= resume_at < pause_at <= 1:
             raise ValueError("a budget needs positive caps and 0 <= resume_at < pause_at <= 1")

@@ -52,9 +52,7 @@ class TrackerAgainstModel(RuleBasedStateMachine):
     @rule(data=st.data())
     def done_without_take_is_refused(self, data: st.DataObject) -> None:
         never_taken = st.integers(min_value=self.head + 1, max_value=self.head + 5)
-        candidates = (
-            st.one_of(never_taken, st.sampled_from(sorted(self.finished))) if self.finished else never_taken
-        )
+        candidates = st.one_of(never_taken, st.sampled_from(sorted(self.finished))) if self.finished else never_taken
         with pytest.raises(OffsetNotInFlight):
             self.tracker.done(data.draw(candidates))
 
@@ -191,12 +189,8 @@ TestBudgetAgainstModel = BudgetAgainstModel.TestCase
 TestBudgetAgainstModel.settings = settings(max_examples=100, deadline=None)
 
 
-@pytest.mark.parametrize(
-    ("items", "size", "pause", "resume"), [(0, 1, 0.8, 0.5), (1, 0, 0.8, 0.5), (1, 1, 0.5, 0.5)]
-)
-def test_a_budget_that_could_never_resume_is_refused(
-    items: int, size: int, pause: float, resume: float
-) -> None:
+@pytest.mark.parametrize(("items", "size", "pause", "resume"), [(0, 1, 0.8, 0.5), (1, 0, 0.8, 0.5), (1, 1, 0.5, 0.5)])
+def test_a_budget_that_could_never_resume_is_refused(items: int, size: int, pause: float, resume: float) -> None:
     """Caps are positive and the brake lets go below the point where it takes hold."""
     with pytest.raises(ValueError, match="budget needs"):
         Budget(items, size, pause_at=pause, resume_at=resume)
