@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, BinaryIO, Final, Literal, get_args
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from hashweir.model import KINDS, EntryState, Form, HashText, HexId, Kind, Label, Origin, Value
 
@@ -79,15 +79,15 @@ class Line(Value, frozen=True, omit_defaults=True):
 
     kind: Annotated[Kind, Meta(description="kind of hash")]
     value: Annotated[HashText, Meta(description="pdq, sha256, text: 64 hex; md5: 32 hex; tlsh: T1 and 70 hex")]
-    form: Annotated[Form, Meta(description="which view of the content was hashed")] | None = None
+    form: Annotated[Form, Meta(description="which view of the content was hashed")] | UnsetType = UNSET
     item: Annotated[str, Meta(max_length=MAX_ITEM_BYTES, description="name of the known media")] = ""
     labels: Annotated[tuple[Label, ...], Meta(max_length=MAX_LABELS)] = ()
     note: Annotated[str, Meta(max_length=MAX_NOTE)] = ""
-    origin: Annotated[Origin, Meta(description="default: the set's")] | None = None
+    origin: Annotated[Origin, Meta(description="default: the set's")] | UnsetType = UNSET
     state: Annotated[EntryState, Meta(description="retired: withdraw it")] = "active"
     quality: Annotated[int, Meta(ge=0, le=100, description="pdq only")] | None = None
     length: Annotated[int, Meta(ge=0, le=MAX_LENGTH, description="of the hashed form")] | None = None
-    entry: Annotated[HexId, Meta(description="entry id; told by an export, not taken by an import")] | None = None
+    entry: Annotated[HexId, Meta(description="entry id; told by an export, not taken by an import")] | UnsetType = UNSET
     added_ms: Annotated[int, Meta(ge=0, description="as entry; milliseconds since 1970")] | None = None
 
 
