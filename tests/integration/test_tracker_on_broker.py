@@ -62,7 +62,7 @@ async def test_no_upload_is_lost_when_a_member_is_killed_every_two_seconds(broke
                 victim.kill()
                 victim.start()
                 await run.until(f"back after kill {kill}", partial(has, victim, "assigned", seen + 1), 15)
-        # A kill repeats one commit interval and what was in flight; a second of the feed leaves room for a slow machine.
+        # A kill repeats one commit interval and what was in flight; a second of the feed is ample.
         assert await finish(run, f"{KILLS} kills") <= KILLS * rate
 
 
