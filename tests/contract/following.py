@@ -1,0 +1,140 @@
+"""A follower under test: waiting for what it must come to, a clock that can be set, and a store that can lie."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from hashweir.errors import Unreachable
+from hashweir.hashing import HASHERS
+from hashweir.model import Entry, Kind, Set
+from hashweir.ports import Chunk, Head, Position, SlotChange, Store, View
+from hashweir.shards.follow import Follower
+
+KNOWN = Set(name="known", owner="a team", origin="own-review", state="active")
+
+
+class SetClock:
+    """The machine's clock, and as much later as a test says."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000 + int(self.ahead * 1000)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+class Between:
+    """A `ports.Store` between a follower and the real one: it can hold everything back, fail, or change answers.
+
+    `standings` is what the view said at each re-read.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.down = False
+        self.edit_changes: Callable[[list[SlotChange]], list[SlotChange]] = list
+        self.edit_head: Callable[[int, Head], Head] = lambda _, head: head
+        self.standings: list[str] = []
+        self.follower: Follower | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    async def _pass(self) -> None:
+        await self.gate.wait()
+        if self.down:
+            raise Unreachable("store_unreachable", "held back by the test")
+
+    async def head(self, shard: int) -> Head:
+        await self._pass()
+        return self.edit_head(shard, await self.store.head(shard))
+
+    async def heads(self) -> list[Head]:
+        await self._pass()
+        heads = await self.store.heads()
+        await self._pass()
+        return [self.edit_head(number, head) for number, head in enumerate(heads)]
+
+    async def sums(self, shard: int, kind: Kind) -> list[int]:
+        await self._pass()
+        if self.follower is not None:
+            self.standings.append(self.follower.known.view().standing)
+        return await self.store.sums(shard, kind)
+
+    async def read_chunk(self, shard: int, kind: Kind, number: int) -> Chunk:
+        await self._pass()
+        return await self.store.read_chunk(shard, kind, number)
+
+    async def read_changes(self, after: Mapping[int, Position], wait_ms: int, most: int) -> list[SlotChange]:
+        await self._pass()
+        changes = await self.store.read_changes(after, wait_ms, most)
+        await self._pass()
+        return self.edit_changes(changes)
+
+    async def wait_sets(self, after: Position, wait_ms: int) -> bool:
+        await self._pass()
+        return await self.store.wait_sets(after, wait_ms)
+
+
+@asynccontextmanager
+async def following(store: Any, clock: SetClock | None = None, **options: Any) -> AsyncIterator[Follower]:
+    """A follower that runs inside the block and has ended, cleanly, after it."""
+    follower = Follower(store, clock or SetClock(), **({"ask_s": 0.2} | options))
+    if isinstance(store, Between):
+        store.follower = follower
+    task = asyncio.create_task(follower.run())
+    try:
+        yield follower
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> float:
+    """Wait for a condition; the seconds that it took. Raises AssertionError when it does not come."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, "did not come"
+        await asyncio.sleep(0.002)
+    return time.monotonic() - start
+
+
+async def caught_up(follower: Follower, store: Store, seconds: float = 5.0) -> View:
+    """The first usable view that has everything the store has now."""
+    wanted = [head.position for head in await store.heads()]
+    sets = (await store.read_sets()).position
+
+    def there() -> bool:
+        standing = follower.known.view().standing
+        known = follower.known
+        return (
+            standing in ("verified", "degraded")
+            and not follower._partial  # applied, but not yet shown
+            and [shard.position for shard in known.shards] == wanted
+            and known.sets_position == sets
+            and not any(one.doubt or one.applied_seq != one.head_seq for one in follower.stats())
+        )
+
+    await until(there, seconds)
+    return follower.known.view()
+
+
+def finds(view: View, entry: Entry) -> list[Entry]:
+    """The entries of this entry's item at distance 0 of its value."""
+    value = HASHERS[entry.kind].parse(entry.value)
+    return [found.entry for found in view.search(entry.kind, entry.form, [value], 0) if found.entry.item == entry.item]
+
+
+def found_ids(view: View, entries: Iterable[Entry]) -> set[str]:
+    """Ids of those entries that a search for their own value gives."""
+    return {entry.id for entry in entries if any(found.id == entry.id for found in finds(view, entry))}
