@@ -300,6 +300,49 @@ async def test_a_torn_import_is_completed_by_repeating_it(store: Store) -> None:
     assert again.outcomes == done.outcomes
 
 
+async def test_a_set_that_changes_meanwhile_is_judged_again(store: Store) -> None:
+    await make(store)
+
+    class Raced(Torn):
+        """Somebody raises the ceiling between this command's read and its write."""
+
+        async def put_set(self, operation: str, changed: Set, expected_version: int) -> Set:
+            now = await commands.find_set(store, "demo")
+            if now.ceiling == "review":
+                await store.put_set("other", msgspec.structs.replace(now, ceiling="block"), now.version)
+            return await store.put_set(operation, changed, expected_version)
+
+    with pytest.raises(Refused) as refused:
+        await commands.activate(Raced(store, []), LOCAL, "demo")  # type: ignore[arg-type]
+    assert refused.value.reason == "not_allowed"
+    assert (await commands.off(Raced(store, []), LOCAL, "demo")).set.ceiling == "block"  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_a_set_is_switched_off_though_answers_get_lost(store: Store) -> None:
+    await make(store)
+
+    class Deaf(Torn):
+        async def put_set(self, operation: str, changed: Set, expected_version: int) -> Set:
+            done = await store.put_set(operation, changed, expected_version)
+            if self._faults and self._faults.pop():
+                raise OutcomeUnknown("outcome_unknown", "lost")
+            return done
+
+    gone = await commands.off(Deaf(store, ["lost"] * 3), LOCAL, "demo")  # type: ignore[arg-type]
+    assert gone.changed
+    assert gone.set == await commands.find_set(store, "demo")
+    with pytest.raises(OutcomeUnknown, match="repeat the same command with --operation sos"):
+        await commands.create(
+            Deaf(store, ["lost"] * 99),  # type: ignore[arg-type]
+            LOCAL,
+            name="x",
+            owner="t",
+            origin="own-review",
+            operation="sos",
+        )
+
+
 async def test_a_corrected_file_under_an_old_operation_id_is_not_swallowed(store: Store) -> None:
     await make(store)
     await commands.add(store, LOCAL, "demo", some(2), operation="monday")
