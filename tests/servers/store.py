@@ -50,7 +50,8 @@ class _StoreServer:
         self.ca_file = self._folder / "ca.pem"
         self.log_file = self._folder / "server.log"
         arguments = ["--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "", "--repl-diskless-sync-delay", "0"]
-        arguments += ["--appendonly", "yes" if append_only else "no", "--appendfsync", "everysec"]
+        # `everysec` puts a write off while a sync is running, so that a kill loses what was answered already.
+        arguments += ["--appendonly", "yes" if append_only else "no", "--appendfsync", "always"]
         if replica_of is not None:
             arguments += ["--replicaof", "127.0.0.1", str(replica_of)]
         if secure:
