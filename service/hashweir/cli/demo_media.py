@@ -22,7 +22,7 @@ FORMATS = (("image/jpeg", "JPEG"), ("image/png", "PNG"), ("image/webp", "WEBP"),
 TEXT_CHARS = (9_000, 13_000)
 WORDS_CHANGED = (0.002, 0.008)
 _GRID = 192
-_ENCODE = {"JPEG": {"quality": 88}, "PNG": {"compress_level": 1}, "WEBP": {"quality": 88, "method": 2}, "GIF": {}}
+_ENCODE = {"JPEG": {"quality": 88}, "PNG": {"compress_level": 1}, "WEBP": {"quality": 88, "method": 0}, "GIF": {}}
 
 
 def _words(row: str) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def text(seed: int, number: int) -> Sample:
     return Sample("text/plain", " ".join(sentences).encode())
 
 
-def edited(original: Sample, edit: str, seed: int) -> Sample:
+def edited(original: Sample, edit: str, seed: int | str) -> Sample:
     """A copy of an original after one of `EDITS`. Raises KeyError for an edit of another media class."""
     if original.is_text:
         changed = _TEXT_EDITS[edit](original.content.decode(), random.Random(seed))
