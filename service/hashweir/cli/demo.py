@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hashweir.ports import Sandbox, Store
     from hashweir.sets.read import Row
 
-SECONDS = 15.0
+SECONDS = 12.0
 LEAST = 320
 """Uploads where the rate is not given: enough that every edit comes up nine times."""
 AHEAD = 400
