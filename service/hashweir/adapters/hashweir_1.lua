@@ -9,32 +9,20 @@
 --   :changes       stream, ids epoch-seq, dense
 -- Keys of the sets share {prefix:sets}: :head, :sets, :batches, :op:<id>, :changes.
 --
--- A function declares the keys it is called with; chunks, sums, buckets and names are computed from the head's,
--- because which ones a part touches is known only here. Nothing is written before all of a part was checked.
+-- Chunks, sums, buckets and names are not declared but computed from the head's key, because which ones a part
+-- touches is known only here. Nothing is written before all of a part was checked.
 
 local call, sub, byte, char, floor, pack, take
 
 local KINDS = {'pdq', 'tlsh', 'sha256', 'md5', 'text'}
 local ID_AT = {32, 35, 32, 32, 32}     -- where a slot holds its entry id, from 0
 local STATE_AT = {60, 62, 60, 60, 60}  -- where it holds its state
-local RETIRED = 3
-local LAYOUT = '1'
-local SLOT, SIDE, SLOTS = 64, 40, 1023
+local LAYOUT, RETIRED = '1', 3
+local SLOT, SIDE, SLOTS, BUCKET = 64, 40, 1023, 64
 local MODULUS = 2 ^ 52
-local BUCKET = 64
-local OK, REPEATED = 0, 1
 
 local function no(reason, words)
   return redis.error_reply('HASHWEIR ' .. reason .. ' ' .. words)
-end
-
-local function base(head)
-  return sub(head, 1, -5)  -- without "head"
-end
-
-local function now_ms()
-  local t = call('TIME')
-  return t[1] * 1000 + floor(t[2] / 1000)
 end
 
 local function u64(n)
@@ -57,8 +45,7 @@ end
 local function bucket_of(id, n, p)
   local h = take('>I4', id)
   local b = h % (2 * p)
-  if b >= n then b = h % p end
-  return b
+  return b < n and b or h % p
 end
 
 local function split(prefix, n)
@@ -67,9 +54,7 @@ local function split(prefix, n)
   local fields, put, del = call('HGETALL', old), {}, {}
   for i = 1, #fields, 2 do
     if take('>I4', fields[i]) % (2 * p) == n then
-      put[#put + 1] = fields[i]
-      put[#put + 1] = fields[i + 1]
-      del[#del + 1] = fields[i]
+      put[#put + 1], put[#put + 2], del[#del + 1] = fields[i], fields[i + 1], fields[i]
     end
   end
   for i = 1, #del, 256 do  -- in runs: unpack has a limit
@@ -97,19 +82,15 @@ local function look(prefix, bucket, id)
 end
 
 -- An edit is one string: verb A or W, kind number from 1, then slot, side record and (rarely) the item's name,
--- or just the entry id. Gives a word of complaint, or nil.
+-- or just the entry id. Gives a word of complaint, or false.
 local function fault(edit)
   local verb, kind = sub(edit, 1, 1), byte(edit, 2)
   if not kind or not KINDS[kind] then return 'unknown kind' end
-  if verb == 'W' then
-    if #edit ~= 18 then return 'a withdrawal is 18 bytes' end
-  elseif verb == 'A' then
-    if #edit < 2 + SLOT + SIDE then return 'an addition is 106 bytes or more' end
-    local state = byte(edit, 3 + STATE_AT[kind])
-    if state > 4 or state == RETIRED then return 'an addition is neither retired nor of an unknown state' end
-  else
-    return 'unknown verb'
-  end
+  if verb == 'W' then return #edit ~= 18 and 'a withdrawal is 18 bytes' end
+  if verb ~= 'A' then return 'unknown verb' end
+  if #edit < 2 + SLOT + SIDE then return 'an addition is 106 bytes or more' end
+  local state = byte(edit, 3 + STATE_AT[kind])
+  return (state > 4 or state == RETIRED) and 'an addition is neither retired nor of an unknown state'
 end
 
 local function id_of(edit)
@@ -121,7 +102,7 @@ end
 -- keys: head, changes, op:<operation>; args: stream length, answer's life in ms, principal, edits...
 -- Answers {repeated, epoch, seq, results}; results has one letter per edit: A R W U N.
 local function apply(keys, args)
-  local head, changes, prefix = keys[1], keys[2], base(keys[1])
+  local head, changes, prefix = keys[1], keys[2], sub(keys[1], 1, -5)
   local state = call('HMGET', head, 'layout', 'epoch', 'seq', 'total', 'entries')
   if not state[1] then return no('store_not_created', 'this shard does not exist') end
   if state[1] ~= LAYOUT then return no('store_layout', 'layout ' .. state[1]) end
@@ -137,14 +118,14 @@ local function apply(keys, args)
   if known then
     local epoch, seq, results, of = string.match(known, '^(%d+) (%d+) (%u+) (%x+)')
     if of ~= digest then return no('store_refused', 'this operation id was used for other changes') end
-    return {REPEATED, epoch, seq, results}
+    return {1, epoch, seq, results}
   end
 
   local epoch, seq, total, entries = state[2], tonumber(state[3]), tonumber(state[4]), tonumber(state[5])
   local counts, deltas, results = {}, {}, {}
-  local n = buckets(entries)
+  local n, clock = buckets(entries), call('TIME')
   local p = power_below(n)
-  local time = u64(now_ms())
+  local time = u64(clock[1] * 1000 + floor(clock[2] / 1000))
 
   local function changed(kind, slot, image, side, difference)
     seq = seq + 1
@@ -156,11 +137,10 @@ local function apply(keys, args)
 
   for i = 4, #args do
     local edit = args[i]
-    local adds, kind, id = sub(edit, 1, 1) == 'A', byte(edit, 2), names[i - 3]
-    id = sub(id, 2)
+    local adds, kind, id = sub(edit, 1, 1) == 'A', byte(edit, 2), sub(names[i - 3], 2)
     local bucket = prefix .. 'd:' .. bucket_of(id, n, p)
-    local count = counts[kind] or tonumber(call('HGET', head, 'n:' .. KINDS[kind]) or 0)
-    local place, grows = string.format('%d', count * 8 + kind), entries >= n * BUCKET
+    local count = adds and (counts[kind] or tonumber(call('HGET', head, 'n:' .. KINDS[kind]) or 0))
+    local place, grows = adds and string.format('%d', count * 8 + kind), entries >= n * BUCKET
     -- Most additions are new: then one command both asks and enters. (Where a bucket has to be split off first it
     -- can't, since the number of buckets follows from the number of entries.)
     local entered = adds and not grows and call('HSETNX', bucket, sub(id, 1, 6), place) == 1
@@ -194,12 +174,10 @@ local function apply(keys, args)
       else
         local chunk, at = KINDS[kind] .. ':' .. floor(slot / SLOTS), slot % SLOTS
         local was = call('GETRANGE', prefix .. 's:' .. chunk, at * SIDE, at * SIDE + SIDE - 1)
-        local image, side
+        local image, side = sub(old, 1, STATE_AT[kind]) .. char(RETIRED) .. sub(old, STATE_AT[kind] + 2), was
         if adds then
           image, side = sub(edit, 3, 2 + SLOT), sub(edit, 3 + SLOT, 2 + SLOT + SIDE)
           call('SETRANGE', prefix .. 's:' .. chunk, at * SIDE, side)
-        else
-          image, side = sub(old, 1, STATE_AT[kind]) .. char(RETIRED) .. sub(old, STATE_AT[kind] + 2), was
         end
         call('SETRANGE', prefix .. 'c:' .. chunk, at * SLOT, image)
         changed(kind, slot, image, side, slot_sum(slot, image, side) - slot_sum(slot, old, was))
@@ -226,14 +204,14 @@ local function apply(keys, args)
     for kind, count in pairs(counts) do call('HSET', head, 'n:' .. KINDS[kind], count) end
   end
   call('SET', keys[3], table.concat({epoch, written, answer, digest, args[3]}, ' '), 'PX', args[2])
-  return {OK, epoch, written, answer}
+  return {0, epoch, written, answer}
 end
 
 -- keys: head; args: entry ids (16 bytes). Answers slot * 8 + kind number for each, or -1.
 local function find(keys, args)
   local layout, entries = unpack(call('HMGET', keys[1], 'layout', 'entries'))
   if not layout then return no('store_not_created', 'this shard does not exist') end
-  local n, prefix, places = buckets(tonumber(entries)), base(keys[1]), {}
+  local n, prefix, places = buckets(tonumber(entries)), sub(keys[1], 1, -5), {}
   local p = power_below(n)
   for i, id in ipairs(args) do
     local kind, slot = look(prefix, prefix .. 'd:' .. bucket_of(id, n, p), id)
@@ -252,9 +230,10 @@ local function claim(keys, args)
   return {tonumber(args[2]), 0}
 end
 
--- keys: a shard's head; args: epoch. Never touches a shard that exists.
+-- keys: a shard's head, changes; args: epoch. Never touches a shard that exists, nor what is left of one.
 local function create_shard(keys, args)
   if call('EXISTS', keys[1]) == 1 then return 0 end
+  if call('EXISTS', keys[2]) == 1 then return no('store_refused', 'changes of a lost shard are in the way') end
   call('HSET', keys[1], 'layout', LAYOUT, 'epoch', args[1], 'seq', 0, 'total', 0, 'entries', 0)
   return 1
 end
@@ -275,22 +254,17 @@ local function put_set(keys, args)
   local digest = redis.sha1hex(expected .. ' ' .. policy)
   local known = call('GET', op)
   if known then
-    if sub(known, 1, 40) ~= digest then
-      return no('store_refused', 'this operation id was used for another change')
-    end
+    if sub(known, 1, 40) ~= digest then return no('store_refused', 'this operation id was used for another change') end
     return sub(known, 42)
   end
   local now = call('HGET', sets, name)
-  local number, version
-  if now then number, version = string.match(now, '^(%d+) (%d+) ') end
-  if expected == '0' then
-    if now then return no('set_exists', name) end
+  local number, version = string.match(now or '', '^(%d+) (%d+) ')
+  if expected == '0' and now then return no('set_exists', name) end
+  if expected ~= '0' and not now then return no('set_not_found', name) end
+  if now and version ~= expected then return no('set_changed', name .. ' is at version ' .. version) end
+  if not now then
     if tonumber(numbers) >= 16777215 then return no('store_refused', 'no set numbers are left') end
     number = call('HINCRBY', head, 'numbers', 1)
-  elseif not now then
-    return no('set_not_found', name)
-  elseif version ~= expected then
-    return no('set_changed', name .. ' is at version ' .. version)
   end
   local value = number .. ' ' .. string.format('%d', seq + 1) .. ' ' .. policy
   call('HINCRBY', head, 'seq', 1)
@@ -317,8 +291,8 @@ local function ready(f)
   end
 end
 
-redis.register_function('hashweir_1_apply', ready(apply))
 redis.register_function{function_name='hashweir_1_find', callback=ready(find), flags={'no-writes'}}
+redis.register_function('hashweir_1_apply', ready(apply))
 redis.register_function('hashweir_1_claim', ready(claim))
 redis.register_function('hashweir_1_create_shard', ready(create_shard))
 redis.register_function('hashweir_1_complete', ready(complete))

@@ -88,9 +88,8 @@ class RedisStore:
         ((self.shards, ready),) = await self._write(("FCALL", "hashweir_1_claim", 1, head, new_epoch(), shards))
         if ready:
             return False
-        await self._write(
-            *(("FCALL", "hashweir_1_create_shard", 1, self._key(n, "head"), new_epoch()) for n in range(self.shards))
-        )
+        shards_keys = ((self._key(n, "head"), self._key(n, "changes")) for n in range(self.shards))
+        await self._write(*(("FCALL", "hashweir_1_create_shard", 2, *keys, new_epoch()) for keys in shards_keys))
         await self._write(("FCALL", "hashweir_1_complete", 1, head))
         return True
 
