@@ -40,6 +40,7 @@ class Between:
         self.store = store
         self.gate = asyncio.Event()
         self.gate.set()
+        self.held = False
         self.down = False
         self.edit_changes: Callable[[list[SlotChange]], list[SlotChange]] = list
         self.edit_head: Callable[[int, Head], Head] = lambda _, head: head
@@ -49,7 +50,14 @@ class Between:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
 
-    async def _pass(self) -> None:
+    async def hold(self) -> None:
+        """Let no further answer through to the shards' reader, and wait until none is on its way."""
+        self.gate.clear()
+        self.held = False
+        await until(lambda: self.held)
+
+    async def _pass(self, reader: bool = False) -> None:
+        self.held = self.held or (reader and not self.gate.is_set())
         await self.gate.wait()
         if self.down:
             raise Unreachable("store_unreachable", "held back by the test")
@@ -59,9 +67,9 @@ class Between:
         return self.edit_head(shard, await self.store.head(shard))
 
     async def heads(self) -> list[Head]:
-        await self._pass()
+        await self._pass(reader=True)
         heads = await self.store.heads()
-        await self._pass()
+        await self._pass(reader=True)
         return [self.edit_head(number, head) for number, head in enumerate(heads)]
 
     async def sums(self, shard: int, kind: Kind) -> list[int]:
@@ -75,9 +83,9 @@ class Between:
         return await self.store.read_chunk(shard, kind, number)
 
     async def read_changes(self, after: Mapping[int, Position], wait_ms: int, most: int) -> list[SlotChange]:
-        await self._pass()
+        await self._pass(reader=True)
         changes = await self.store.read_changes(after, wait_ms, most)
-        await self._pass()
+        await self._pass(reader=True)
         return self.edit_changes(changes)
 
     async def wait_sets(self, after: Position, wait_ms: int) -> bool:

@@ -268,7 +268,7 @@ async def test_a_store_that_went_back_resurrects_nothing(beyond: bool) -> None:
         await writer.add(*POOL[20:25])
         await store.put_set("off", replace(KNOWN, state="off"), 1)
         await caught_up(follower, store)
-        between.gate.clear()
+        await between.hold()
         between.standings.clear()
         restore(store, was)
         if beyond:
