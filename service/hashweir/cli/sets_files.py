@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, BinaryIO
 
@@ -59,18 +59,20 @@ def import_file(
         reader = Reader(source, form)
 
         async def work(store: Store) -> Written:
-            return await commands.import_rows(
-                store,
-                commands.LOCAL,
-                name,
-                watched(reader, _size(source)),
-                labels=label,
-                note=note,
-                dry_run=dry_run,
-                operation=operation,
-                rejected=rejected,
-                log=log(),
-            )
+            # Closed before an error is told, so that the bar does not draw over it.
+            with closing(watched(reader, _size(source))) as rows:
+                return await commands.import_rows(
+                    store,
+                    commands.LOCAL,
+                    name,
+                    rows,
+                    labels=label,
+                    note=note,
+                    dry_run=dry_run,
+                    operation=operation,
+                    rejected=rejected,
+                    log=log(),
+                )
 
         done = on_store(work)
     if not reader.lines:
@@ -114,7 +116,7 @@ def export(
     return OK
 
 
-def watched(reader: Reader, size: int | None) -> Iterator[tuple[int, Row | Rejection]]:
+def watched(reader: Reader, size: int | None) -> Generator[tuple[int, Row | Rejection], None, None]:
     """The reader's rows, with a progress bar over its bytes on a terminal, and a line now and then elsewhere."""
     if not sys.stderr.isatty():
         for number, row in reader:
