@@ -3,6 +3,8 @@
 A key `bootstrap` of section `kafka` is `[kafka] bootstrap` in the file and HASHWEIR_KAFKA__BOOTSTRAP in the
 environment, which wins. A secret may also come from a file named by HASHWEIR_SECTION__KEY_FILE. Unknown keys
 are errors: a mistyped limit that is silently ignored is worse than a worker that does not start.
+
+Long because every key stands here, once, with its default and meaning.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -64,7 +66,9 @@ class Kafka(Section):
     topic_prefix: str = Field(default="hashweir.", description="prefix of every topic name")
     first_position: Literal["earliest", "latest"] = Field(default="earliest", description="where a new group begins")
     topic_partitions: PositiveInt = Field(default=6, description="partitions of a new topic")
-    topic_replication: int = Field(default=-1, ge=-1, description="its replicas; -1: the broker's default")
+    topic_replication: NonNegativeInt = Field(
+        default=0, description="replicas of a new topic; 0: one per broker, at most 3"
+    )
     topic_retention_seconds: PositiveInt = Field(default=604_800, description="retention of a new topic")
     topic_max_message_bytes: PositiveInt = Field(default=2 * MIB, description="largest record of a new topic")
     connect_budget_seconds: PositiveFloat = Field(default=15.0, description="longest wait at start")
@@ -154,10 +158,9 @@ class Sets(Section):
 
 
 class Logs(Section):
-    """Log lines on stderr."""
+    """Log lines: JSON, on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level shown")
-    format: Literal["json", "text"] = Field(default="json", description="JSON lines, or for people")
 
 
 class _Source(PydanticBaseSettingsSource):
@@ -207,6 +210,16 @@ class Config(BaseSettings):
         return init_settings, _Environment(settings_cls), _File(settings_cls)
 
 
+class Key(NamedTuple):
+    """One key, as documented. The default is text."""
+
+    section: str
+    name: str
+    default: str
+    secret: bool
+    description: str
+
+
 def load(path: Path | None = None) -> Config:
     """The configuration from `path`, else the file that HASHWEIR_CONFIG names, else ./hashweir.toml if any.
 
@@ -220,24 +233,34 @@ def load(path: Path | None = None) -> Config:
         raise ConfigError("; ".join(_explain(e["type"], e["loc"], e["msg"]) for e in error.errors())) from None
 
 
-def keys() -> Iterator[tuple[str, str, FieldInfo]]:
-    """Every key as (section, name, field), in the order of the documentation."""
+def keys() -> Iterator[Key]:
+    """Every key, in the order of the documentation."""
     for section, holder in Config.model_fields.items():
-        model = holder.annotation
-        assert isinstance(model, type)
-        assert issubclass(model, BaseModel)
-        for name, field in model.model_fields.items():
-            yield section, name, field
+        for name, field in _section(holder).model_fields.items():
+            secret = isinstance(field.default, SecretStr)
+            default = "" if secret else str(field.default)
+            yield Key(section, name, default, secret, field.description or "")
+
+
+def section_title(section: str) -> str:
+    """What a section is about, in one line."""
+    return (_section(Config.model_fields[section]).__doc__ or "").strip()
+
+
+def _section(holder: FieldInfo) -> type[BaseModel]:
+    assert isinstance(holder.annotation, type)
+    assert issubclass(holder.annotation, BaseModel)
+    return holder.annotation
 
 
 def shown(config: Config) -> dict[str, dict[str, object]]:
     """The effective values by section and key, secrets masked: for `hashweir check`."""
     masked: dict[str, dict[str, object]] = {}
-    for section, name, _ in keys():
-        value = getattr(getattr(config, section), name)
+    for key in keys():
+        value = getattr(getattr(config, key.section), key.name)
         if isinstance(value, SecretStr):
             value = "********" if value.get_secret_value() else ""
-        masked.setdefault(section, {})[name] = value
+        masked.setdefault(key.section, {})[key.name] = value
     return masked
 
 
@@ -253,13 +276,13 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """Sections and keys of all HASHWEIR_ variables. Raises ConfigError for one that has no section."""
     found: dict[str, Any] = {}
-    secrets = {(section, name) for section, name, field in keys() if isinstance(field.default, SecretStr)}
+    secrets = {(key.section, key.name) for key in keys() if key.secret}
     for variable, value in environment.items():
         if not variable.startswith(PREFIX) or variable == PATH_VARIABLE or _SERVICE_LINK.fullmatch(variable):
             continue
         section, separator, name = variable.removeprefix(PREFIX).lower().partition("__")
         if not separator:
-            raise ConfigError(_unknown(variable, [_variable(s, n) for s, n, _ in keys()]))
+            raise ConfigError(_unknown(variable, [_variable(key.section, key.name) for key in keys()]))
         base = name.removesuffix("_file")
         if base != name and (section, base) in secrets:
             try:
@@ -285,7 +308,7 @@ def _explain(kind: str, location: tuple[int | str, ...], message: str) -> str:
     where = f"{variable} (environment)" if variable in os.environ else key
     if kind != "extra_forbidden":
         return f"{where}: {message.removeprefix('Value error, ')}"
-    known = [f"{section}.{name}" for section, name, _ in keys()]
+    known = [f"{key.section}.{key.name}" for key in keys()]
     if len(location) == 1:
         known = list(Config.model_fields)
     return _unknown(where, [_variable(*k.split(".")) for k in known] if variable in os.environ else known)

@@ -80,6 +80,7 @@ REASONS: dict[str, Reason] = {
     "copy_damaged": Reason("fault", "store", False, "memory of this process changed by itself; it was read again"),
     "outcome_unknown": Reason("fault", "store", False, "too few replicas confirmed: repeat with the same id"),
     "stream_unreachable": Reason("fault", "stream", False, "Kafka does not answer"),
+    "stream_refused": Reason("fault", "stream", False, "Kafka refused the request"),
     "stream_topic_missing": Reason("fault", "stream", False, "a topic is missing: run `hashweir check --create`"),
     "stream_lost_range": Reason("fault", "stream", False, "records were deleted before they were read"),
     "stream_stuck": Reason("fault", "stream", False, "assigned and behind, but no record arrives"),

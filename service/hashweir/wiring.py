@@ -1,16 +1,18 @@
 """The one file that names concrete adapters: it turns a configuration into running parts.
 
 `judging` is what every door shares: scan processes, a follower and the matcher over both. The worker adds a stream.
+Long because there is one such file, so that a change of adapter is a change of one place.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +22,7 @@ from typing import Any
 
 from hashweir import __version__
 from hashweir.adapters.embedded_store import embedded_store
+from hashweir.adapters.kafka_admin import Topics, connected
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
@@ -35,7 +38,7 @@ from hashweir.pipeline.emit import Emitter
 from hashweir.pipeline.match import USABLE, Matcher
 from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
-from hashweir.ports import SlotChange, Store, View
+from hashweir.ports import Sink, SlotChange, Source, Store, View
 from hashweir.shards.follow import Follower
 
 SCAN = "hashweir.pipeline.scan:prepare"
@@ -212,8 +215,8 @@ def memory_worker(
 
 def _worker(
     config: Config,
-    source: MemorySource,
-    sink: MemorySink,
+    source: Source,
+    sink: Sink,
     default_source: str,
     of: Store,
     metrics: Metrics,
@@ -268,6 +271,35 @@ def embedded(config: Config, data: Path | None = None) -> Iterator[Config]:
     """
     with embedded_store(data) as url:
         yield config.model_copy(update={"store": config.store.model_copy(update={"url": url})})
+
+
+def kafka_options(config: Config) -> dict[str, Any]:
+    """aiokafka's security options. Raises ConfigError where certificates can't be loaded."""
+    part = config.kafka
+    options: dict[str, Any] = {"security_protocol": part.security_protocol}
+    if "SSL" in part.security_protocol:
+        password = part.ssl_key_password.get_secret_value()
+        try:
+            context = ssl.create_default_context(cafile=part.ssl_ca_file or None)
+            if part.ssl_cert_file:
+                context.load_cert_chain(part.ssl_cert_file, part.ssl_key_file or None, lambda: password)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"kafka.ssl_*: the certificates can't be loaded: {error}") from None
+        options["ssl_context"] = context
+    if part.security_protocol.startswith("SASL"):
+        require(config, "kafka.sasl_username", "kafka.sasl_password")
+        options |= {
+            "sasl_mechanism": part.sasl_mechanism,
+            "sasl_plain_username": part.sasl_username,
+            "sasl_plain_password": part.sasl_password.get_secret_value(),
+        }
+    return options
+
+
+def kafka_topics(config: Config) -> AbstractAsyncContextManager[Topics]:
+    """The topics of the configured cluster. Raises Unreachable naming its address when entered."""
+    require(config, "kafka.bootstrap")
+    return connected(config.kafka.bootstrap, kafka_options(config), config.kafka.connect_budget_seconds)
 
 
 def versions() -> dict[str, str]:
