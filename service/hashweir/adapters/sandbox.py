@@ -107,6 +107,7 @@ class ProcessSandbox:
             except Failed as failed:
                 why = failed.why
                 self._drop(process, why)
+                self._require_running()
                 if attempt < ATTEMPTS:
                     process = await self._fresh()
                 else:
@@ -118,7 +119,6 @@ class ProcessSandbox:
             else:
                 self._give_back(process)
                 return msgspec.structs.replace(scan, attempts=attempt)
-        self._require_running()
         return await asyncio.to_thread(_failed_scan, upload.content, media_class, upload.media_type, _REASONS[why])
 
     async def stop(self) -> None:
@@ -168,6 +168,8 @@ class ProcessSandbox:
 
     def _drop(self, process: ScanProcess, why: Why | None) -> None:
         """End a process, counted where there is a reason. Nothing is started in its place."""
+        if process not in self._all:
+            return
         if why is not None and not self._stopping:
             self._when_ended(why)
         for held in (self._all, self._busy, self._retired):
@@ -190,6 +192,8 @@ class ProcessSandbox:
 
         A successor is started before its predecessor goes, for starting takes as long as some dozens of scans.
         """
+        if self._stopping:
+            return
         task = asyncio.create_task(self._start_surely(claim, successor_of))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)

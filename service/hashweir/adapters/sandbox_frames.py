@@ -62,6 +62,7 @@ class BadReply(Exception):
     """The process sent what no honest one sends."""
 
 
+_NO_MESSAGE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _setup = msgspec.msgpack.Decoder(Setup)
 _ready = msgspec.msgpack.Decoder(Ready)
 _job = msgspec.msgpack.Decoder(Job)
@@ -88,7 +89,7 @@ def unpack_ready(body: bytes) -> Ready:
     """A process's first frame. Raises BadReply."""
     try:
         return _ready.decode(body)
-    except msgspec.MsgspecError as error:
+    except _NO_MESSAGE as error:
         raise BadReply(str(error)) from error
 
 
@@ -96,7 +97,7 @@ def unpack_reply(body: bytes, number: int) -> Scan | None:
     """A process's answer to job `number`, None where its memory did not suffice. Raises BadReply."""
     try:
         reply = _reply.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except _NO_MESSAGE as error:
         raise BadReply(str(error)) from error
     if reply.number != number:
         raise BadReply(f"an answer to job {reply.number}, not {number}")

@@ -35,6 +35,8 @@ _ENVIRONMENT: Final = {
 }
 _START_S: Final = 60.0
 _END_S: Final = 5.0
+_DYING_S: Final = 1.0
+"""A process that hung up has so long to be gone, so that its own exit status is seen."""
 _SPARE_CPU_S: Final = 2
 
 
@@ -55,6 +57,7 @@ class ScanProcess:
         self._errors = errors
         self._handle = os.pidfd_open(popen.pid)
         self._ended = asyncio.Event()
+        self._talking = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._handle, self._reap)
         self.pid = popen.pid
@@ -68,9 +71,7 @@ class ScanProcess:
     async def prepare(self, setup: Setup) -> None:
         """Hand over the set-up and wait until it is ready. Raises Failed, with what it wrote to stderr."""
         try:
-            async with asyncio.timeout(_START_S):
-                await self._loop.sock_sendall(self._link, pack(setup))
-                self.fences = unpack_ready(await self._receive()).fences
+            self.fences = unpack_ready(await self._exchange(pack(setup), _START_S)).fences
         except (TimeoutError, OSError, EOFError, BadReply) as error:
             failed = await self._failed(error)
             raise Failed(failed.why, f"no scan process: {failed}: {self._last_words()}") from error
@@ -81,9 +82,7 @@ class ScanProcess:
         cpu_s = math.ceil(deadline_s) + _SPARE_CPU_S
         job = Job(number=self.jobs, content=content, media_type=media_type, cpu_s=cpu_s)
         try:
-            async with asyncio.timeout(deadline_s):
-                await self._loop.sock_sendall(self._link, pack(job))
-                scan = unpack_reply(await self._receive(), job.number)
+            scan = unpack_reply(await self._exchange(pack(job), deadline_s), job.number)
         except (TimeoutError, OSError, EOFError, BadReply) as error:
             raise await self._failed(error) from error
         if scan is None:
@@ -100,8 +99,12 @@ class ScanProcess:
     async def end(self) -> None:
         """Kill it, wait until it is gone (at most 5 s: longer only a broken kernel holds it), let go of everything."""
         self.kill()
-        await self._wait()
-        self._link.close()
+        await self._wait(_END_S)
+        # A socket that is closed under a pending receive leaves it waiting for ever; the end of file wakes it.
+        with contextlib.suppress(OSError):
+            self._link.shutdown(socket.SHUT_RDWR)
+        async with self._talking:
+            self._link.close()
         if self._errors >= 0:
             os.close(self._errors)
             self._errors = -1
@@ -111,9 +114,9 @@ class ScanProcess:
             return Failed("deadline")
         if isinstance(error, BadReply):
             return Failed("bad_reply", str(error))
-        await self._wait()  # it hung up: it is dying, or plays dead
+        await self._wait(_DYING_S)  # it hung up: it is dying, or plays dead
         self.kill()
-        await self._wait()
+        await self._wait(_END_S)
         return Failed(self._why(), f"exit status {self._popen.returncode}")
 
     def _why(self) -> Why:
@@ -122,9 +125,9 @@ class ScanProcess:
             return "deadline"
         return "signal" if status is not None and status < 0 else "exit"
 
-    async def _wait(self) -> None:
+    async def _wait(self, most_s: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_END_S):
+            async with asyncio.timeout(most_s):
                 await self._ended.wait()
 
     def _reap(self) -> None:
@@ -136,6 +139,12 @@ class ScanProcess:
         self._ended.set()
         if by_itself and self.when_ended is not None:
             self.when_ended(self, self._why())
+
+    async def _exchange(self, frame: bytes, most_s: float) -> bytes:
+        """Send a frame and receive one. Raises TimeoutError, and what `_receive` raises."""
+        async with self._talking, asyncio.timeout(most_s):
+            await self._loop.sock_sendall(self._link, frame)
+            return await self._receive()
 
     async def _receive(self) -> bytes:
         """One frame. Raises BadReply where it claims to be longer than any honest one, EOFError at the end."""
