@@ -106,7 +106,8 @@ class Delivery:
             return False
         judged, upload = found
         letter = dead_letter_reason(judged)
-        fault = any(one and REASONS[one].klass == "fault" for one in (judged.verdict.reason, letter))
+        reasons = (judged.verdict.reason, judged.failure, letter)
+        fault = any(one in REASONS and REASONS[one].klass == "fault" for one in reasons if one)
         stopped_before = brake.stopped
         if brake.note(fault=fault, dead_letter=letter is not None):
             if not stopped_before:
