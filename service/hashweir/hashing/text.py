@@ -35,14 +35,14 @@ def _classes() -> npt.NDArray[np.uint8]:
     return classes
 
 
-def _pattern(table: str, suffix: str = "") -> re.Pattern[str]:
-    spans = "".join(f"\\U{run.start:08x}-\\U{run.stop - 1:08x}" for run in unicode14.ranges(table))
-    return re.compile(f"[{spans}]{suffix}")
+def _set(table: str) -> str:
+    return "".join(f"\\U{run.start:08x}-\\U{run.stop - 1:08x}" for run in unicode14.ranges(table))
 
 
 _CLASSES: Final = _classes()
-_REMOVED: Final = _pattern(unicode14.REMOVED)
-_SPACES: Final = _pattern(unicode14.SPACES, "+")
+_REMOVED: Final = re.compile(f"[{_set(unicode14.REMOVED)}]")
+# Not a single space between words, of which there are too many to replace each by itself.
+_SPACES: Final = re.compile(f"[{_set(unicode14.SPACES)}]{{2,}}|(?! )[{_set(unicode14.SPACES)}]")
 
 
 def normal_form(text: str) -> str:
