@@ -66,9 +66,7 @@ class Kafka(Section):
     topic_prefix: str = Field(default="hashweir.", description="prefix of every topic name")
     first_position: Literal["earliest", "latest"] = Field(default="earliest", description="where a new group begins")
     topic_partitions: PositiveInt = Field(default=6, description="partitions of a new topic")
-    topic_replication: NonNegativeInt = Field(
-        default=0, description="replicas of a new topic; 0: one per broker, at most 3"
-    )
+    topic_replication: int = Field(default=-1, ge=-1, description="replicas of a new topic; -1: the broker's default")
     topic_retention_seconds: PositiveInt = Field(default=604_800, description="retention of a new topic")
     topic_max_message_bytes: PositiveInt = Field(default=2 * MIB, description="largest record of a new topic")
     connect_budget_seconds: PositiveFloat = Field(default=15.0, description="longest wait at start")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +21,8 @@ from typing import Any
 
 from hashweir import __version__
 from hashweir.adapters.embedded_store import embedded_store
-from hashweir.adapters.kafka_admin import Topics, connected
+from hashweir.adapters.kafka_admin import KafkaAdmin, TopicPlan
+from hashweir.adapters.kafka_link import Access as KafkaAccess
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
@@ -42,6 +42,7 @@ from hashweir.ports import Sink, SlotChange, Source, Store, View
 from hashweir.shards.follow import Follower
 
 SCAN = "hashweir.pipeline.scan:prepare"
+TOPICS = ("uploads", "verdicts", "matches", "changes", "dead-letters")
 MOST_PROCESSES = 8
 LOOKUP_THREADS = 2
 GAUGES_EVERY_S = 1.0
@@ -273,33 +274,42 @@ def embedded(config: Config, data: Path | None = None) -> Iterator[Config]:
         yield config.model_copy(update={"store": config.store.model_copy(update={"url": url})})
 
 
-def kafka_options(config: Config) -> dict[str, Any]:
-    """aiokafka's security options. Raises ConfigError where certificates can't be loaded."""
-    part = config.kafka
-    options: dict[str, Any] = {"security_protocol": part.security_protocol}
-    if "SSL" in part.security_protocol:
-        password = part.ssl_key_password.get_secret_value()
-        try:
-            context = ssl.create_default_context(cafile=part.ssl_ca_file or None)
-            if part.ssl_cert_file:
-                context.load_cert_chain(part.ssl_cert_file, part.ssl_key_file or None, lambda: password)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"kafka.ssl_*: the certificates can't be loaded: {error}") from None
-        options["ssl_context"] = context
-    if part.security_protocol.startswith("SASL"):
-        require(config, "kafka.sasl_username", "kafka.sasl_password")
-        options |= {
-            "sasl_mechanism": part.sasl_mechanism,
-            "sasl_plain_username": part.sasl_username,
-            "sasl_plain_password": part.sasl_password.get_secret_value(),
-        }
-    return options
-
-
-def kafka_topics(config: Config) -> AbstractAsyncContextManager[Topics]:
-    """The topics of the configured cluster. Raises Unreachable naming its address when entered."""
+def kafka_access(config: Config) -> KafkaAccess:
+    """Where the brokers are and how to be let in. Raises ConfigError where `kafka.bootstrap` is missing."""
     require(config, "kafka.bootstrap")
-    return connected(config.kafka.bootstrap, kafka_options(config), config.kafka.connect_budget_seconds)
+    part = config.kafka
+    return KafkaAccess(
+        bootstrap=part.bootstrap,
+        protocol=part.security_protocol,
+        mechanism=part.sasl_mechanism,
+        username=part.sasl_username,
+        password=part.sasl_password.get_secret_value(),
+        ca_file=part.ssl_ca_file,
+        cert_file=part.ssl_cert_file,
+        key_file=part.ssl_key_file,
+        key_password=part.ssl_key_password.get_secret_value(),
+        connect_s=part.connect_budget_seconds,
+    )
+
+
+def kafka_admin(config: Config) -> KafkaAdmin:
+    """A connection for questions and for making topics, not started yet. Raises ConfigError."""
+    return KafkaAdmin(kafka_access(config))
+
+
+def topic_plans(config: Config) -> list[TopicPlan]:
+    """The topics as they should be."""
+    part = config.kafka
+    return [
+        TopicPlan(
+            name=part.topic_prefix + name,
+            partitions=part.topic_partitions,
+            replication=part.topic_replication,
+            retention_s=part.topic_retention_seconds,
+            max_message_bytes=part.topic_max_message_bytes,
+        )
+        for name in TOPICS
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from hashweir.config import Config
 
-TOPICS = ("uploads", "verdicts", "matches", "changes", "dead-letters")
-
 
 class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of one check. `reason` is set where it failed."""
@@ -101,24 +99,19 @@ async def _store(config: Config, create: bool) -> str:
 async def _kafka(config: Config, create: bool) -> str:
     from hashweir import wiring
 
-    part = config.kafka
-    wanted = [part.topic_prefix + name for name in TOPICS]
-    async with wiring.kafka_topics(config) as topics:
-        there = await topics.names()
-        missing = [name for name in wanted if name not in there]
-        if missing and not create:
-            raise Refused("stream_topic_missing", f"{', '.join(missing)}: run `hashweir check --create`")
-        if missing:
-            await topics.create(
-                missing,
-                partitions=part.topic_partitions,
-                replicas=part.topic_replication,
-                settings={
-                    "retention.ms": str(part.topic_retention_seconds * 1000),
-                    "max.message.bytes": str(part.topic_max_message_bytes),
-                },
-            )
-    return f"{len(wanted)} topics, {len(missing)} of them made now" if missing else f"{len(wanted)} topics"
+    plans = wiring.topic_plans(config)
+    async with wiring.kafka_admin(config) as admin:
+        made = await admin.create(plans) if create else []
+        differences = await admin.check(plans)
+    if missing := [one.topic for one in differences if one.what == "topic"]:
+        raise Refused("stream_topic_missing", f"no such topic: {', '.join(missing)}; run `hashweir check --create`")
+    told = f"{len(plans)} topics"
+    if made:
+        told += f", {len(made)} of them made now"
+    # What an operator set otherwise is no fault: it is said, and left alone.
+    for one in differences:
+        told += f"; {one.topic} has {one.what} {one.found}, configured is {one.planned}"
+    return told
 
 
 def keys_document() -> str:
