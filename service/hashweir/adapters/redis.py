@@ -220,7 +220,7 @@ class RedisStore:
         (answer,) = await link.exchange(
             ("XREAD", "COUNT", most, *block, "STREAMS", *streams, *ids), wait_s=wait_ms / 1000
         )
-        return [read_change(streams[key], id_, fields[1]) for key, records in answer or () for id_, fields in records]
+        return [read_change(streams[key], id_, fields) for key, records in answer or () for id_, fields in records]
 
     async def find(self, shard: int, entry_ids: Sequence[str]) -> dict[str, tuple[Kind, int]]:
         """Where these entries stand: kind and slot. Raises Unreachable, Refused."""

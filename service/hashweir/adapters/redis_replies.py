@@ -50,14 +50,18 @@ def read_head(row: Sequence[bytes | None], time_ms: int, role: str, replication_
     )
 
 
-def read_change(shard: int, id_: bytes, packed: bytes) -> SlotChange:
-    """One record of a change stream."""
-    epoch, seq = id_.split(b"-")
-    kind, slot, at_ms, image, side = _CHANGE.unpack(packed)
+def read_change(shard: int, id_: bytes, fields: Sequence[bytes]) -> SlotChange:
+    """One record of a change stream. Raises Refused(store_refused) for one that no writer of ours wrote."""
+    try:
+        epoch, seq = id_.split(b"-")
+        kind, slot, at_ms, image, side = _CHANGE.unpack(fields[1])
+        name = KINDS[kind]
+    except (ValueError, IndexError, struct.error):
+        raise Refused("store_refused", f"shard {shard}: the change {id_!r} is damaged") from None
     return SlotChange(
         shard=shard,
         position=Position(int(epoch), int(seq)),
-        kind=KINDS[kind],
+        kind=name,
         slot=slot,
         image=image,
         side=side,
