@@ -50,6 +50,10 @@ VERSIONED = ("numpy", "pdqhash", "Pillow", "py-tlsh", "simplejpeg")
 """Libraries that decode and hash: their versions travel with every verdict."""
 
 
+Stream = MemoryBroker
+"""A stream inside one process."""
+
+
 class SystemClock:
     """The machine's clocks."""
 
@@ -206,7 +210,7 @@ async def _verified(follower: Follower, follow: asyncio.Task[None], config: Conf
 
 
 def memory_worker(
-    config: Config, broker: MemoryBroker, of: Store, metrics: Metrics, log: Logger
+    config: Config, broker: Stream, of: Store, metrics: Metrics, log: Logger
 ) -> tuple[Lifecycle, Judging]:
     """The worker over a stream inside this process: the same pipeline as with Kafka."""
     prefix = config.kafka.topic_prefix
@@ -258,7 +262,7 @@ def _worker(
     return lifecycle, parts
 
 
-def memory_broker() -> MemoryBroker:
+def memory_broker() -> Stream:
     """A stream inside this process."""
     return MemoryBroker(SystemClock(), default_partitions=4)
 

@@ -31,10 +31,10 @@ from hashweir.model import Upload, Verdict
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hashweir.adapters.memory_stream import MemoryBroker
     from hashweir.config import Config
     from hashweir.ports import Sandbox, Store
     from hashweir.sets.read import Row
+    from hashweir.wiring import Stream
 
 SECONDS = 12.0
 LEAST = 320
@@ -120,7 +120,7 @@ class _Demo:
             return None
         return self._summary()
 
-    async def _work(self, store: Store, sandbox: Sandbox, broker: MemoryBroker, threads: ThreadPoolExecutor) -> None:
+    async def _work(self, store: Store, sandbox: Sandbox, broker: Stream, threads: ThreadPoolExecutor) -> None:
         self._progress.stage = "filling the sets"
         await self._fill(store, sandbox, threads)
         self._progress.stage = "generating uploads"
@@ -134,6 +134,7 @@ class _Demo:
         """Two sets, each with its originals' fingerprints, and strangers beside the pictures."""
         from hashweir.sets import commands
         from hashweir.sets.read import Row
+    from hashweir.wiring import Stream
 
         for name in (PICTURE_SET, TEXT_SET):
             await commands.create(store, commands.LOCAL, name=name, owner="demo", origin="own-review")
@@ -156,7 +157,7 @@ class _Demo:
 
     # ── the stream ──
 
-    async def _produce(self, broker: MemoryBroker, threads: ThreadPoolExecutor) -> None:
+    async def _produce(self, broker: Stream, threads: ThreadPoolExecutor) -> None:
         uploads = self._generated(threads)
         ready = [one async for one in _first(uploads, AHEAD, self._progress)]
         self._progress.stage = "streaming"
@@ -189,7 +190,7 @@ class _Demo:
         for planned, sample in pending:
             yield planned, await sample
 
-    async def _read(self, broker: MemoryBroker) -> None:
+    async def _read(self, broker: Stream) -> None:
         """Take every verdict off the stream, until there is one for each upload or nothing moves any more."""
         from hashweir.shards.layout import item_id
 
@@ -255,6 +256,7 @@ class _Demo:
 async def _rows(sandbox: Sandbox, sample: Sample, name: str) -> list[Row]:
     """Rows for an original's canonical perceptual fingerprints, computed as for every upload."""
     from hashweir.sets.read import Row
+    from hashweir.wiring import Stream
 
     scan = await sandbox.scan(Upload(source="demo", id=name, media_type=sample.media_type, content=sample.content))
     return [
