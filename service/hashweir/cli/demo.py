@@ -134,7 +134,6 @@ class _Demo:
         """Two sets, each with its originals' fingerprints, and strangers beside the pictures."""
         from hashweir.sets import commands
         from hashweir.sets.read import Row
-    from hashweir.wiring import Stream
 
         for name in (PICTURE_SET, TEXT_SET):
             await commands.create(store, commands.LOCAL, name=name, owner="demo", origin="own-review")
