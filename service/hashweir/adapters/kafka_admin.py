@@ -1,85 +1,151 @@
-"""Topics of a Kafka cluster: which are there, and making those that are missing. Used by `check` alone."""
+"""Kafka's topics and cluster, for `hashweir check`: what is there, what differs from the plan, what is to be made."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from hashweir.errors import Refused, Unreachable
+from hashweir.adapters.kafka_link import Access, connect, unreachable, within
+from hashweir.errors import HashweirError
 
-MOST_REPLICAS = 3
+Result = TypeVar("Result")
 
 
-@asynccontextmanager
-async def connected(bootstrap: str, options: Mapping[str, Any], budget_s: float) -> AsyncIterator[Topics]:
-    """The topics of the cluster at `bootstrap` (host:port,host:port).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicPlan:
+    """A topic as it should be. `replication` -1 takes the broker's default; retention is in seconds."""
 
-    `options` are aiokafka's security options. Raises Unreachable(stream_unreachable) naming the address where no
-    broker answers within `budget_s` seconds.
+    name: str
+    partitions: int
+    replication: int = -1
+    retention_s: int = 604_800
+    max_message_bytes: int = 2 * 1024 * 1024
+
+    def settings(self) -> dict[str, str]:
+        """The topic's own settings, in Kafka's words."""
+        return {"retention.ms": str(self.retention_s * 1000), "max.message.bytes": str(self.max_message_bytes)}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as planned. `what` is `topic` where it is missing, `partitions` or a setting's name."""
+
+    topic: str
+    what: str
+    planned: str
+    found: str
+
+
+class KafkaAdmin:
+    """A connection for questions and for making topics; a context manager.
+
+    Every method raises Unreachable(stream_unreachable) naming the address where no answer comes in time.
     """
-    # The client logs each refused connection with its own words; ours come as one error.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    client = AIOKafkaAdminClient(
-        bootstrap_servers=bootstrap, request_timeout_ms=int(budget_s * 1000), retry_backoff_ms=200, **options
-    )
-    try:
+
+    def __init__(self, access: Access) -> None:
+        """Connects to nothing."""
+        self._access = access
+        self._client: Any = None
+
+    async def start(self) -> None:
+        """Connect. Raises Unreachable after `connect_s`, ConfigError."""
+        self._client = AIOKafkaAdminClient(**self._access.options())
         try:
-            async with asyncio.timeout(budget_s):
-                await client.start()
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise Unreachable("stream_unreachable", f"no Kafka broker answers at {bootstrap}: {_say(error)}") from None
-        yield Topics(client, bootstrap, budget_s)
-    finally:
-        with contextlib.suppress(KafkaError, OSError, TimeoutError):
-            async with asyncio.timeout(budget_s):
-                await client.close()
+            await connect(self._access, self._client.start)
+        except BaseException:
+            await self.close()
+            raise
 
+    async def close(self) -> None:
+        """Close. Never raises."""
+        if self._client is not None:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                await within(2.0, self._client.close())
 
-class Topics:
-    """The topics of one cluster."""
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
 
-    def __init__(self, client: AIOKafkaAdminClient, bootstrap: str, budget_s: float) -> None:
-        self._client, self._bootstrap, self._budget_s = client, bootstrap, budget_s
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
-    async def brokers(self) -> int:
-        """How many brokers the cluster has. Raises as `names`."""
-        return len((await self._ask(self._client.describe_cluster()))["brokers"])
+    async def cluster_id(self) -> str:
+        """The cluster's id."""
+        return str((await self._ask(self._client.describe_cluster()))["cluster_id"])
 
-    async def names(self) -> frozenset[str]:
-        """All topics. Raises Unreachable, and Refused(stream_refused) where a broker says no."""
-        return frozenset(await self._ask(self._client.list_topics()))
+    async def default_source(self) -> str:
+        """What stands in for a missing `ce_source`."""
+        return f"kafka:{await self.cluster_id()}"
 
-    async def create(
-        self, names: Collection[str], *, partitions: int, replicas: int, settings: Mapping[str, str]
-    ) -> None:
-        """Make topics; one that exists meanwhile is left as it is. 0 `replicas`: one per broker, at most three.
+    async def check(self, plans: Sequence[TopicPlan]) -> list[Difference]:
+        """What is not as planned, in the order of the plans; nothing is changed."""
+        # All topics, not those of the plan: asking for one by name may make it, with the broker's defaults.
+        described = await self._ask(self._client.describe_topics())
+        partitions = {one["topic"]: len(one["partitions"]) for one in described}
+        settings = await self._settings(plan for plan in plans if plan.name in partitions)
+        found: list[Difference] = []
+        for plan in plans:
+            if plan.name not in partitions:
+                found.append(Difference(plan.name, "topic", "there", "missing"))
+                continue
+            if partitions[plan.name] != plan.partitions:
+                found.append(Difference(plan.name, "partitions", str(plan.partitions), str(partitions[plan.name])))
+            for key, planned in plan.settings().items():
+                has = settings[plan.name].get(key, "")
+                if has != planned:
+                    found.append(Difference(plan.name, key, planned, has))
+        return found
 
-        Raises as `names`.
+    async def create(self, plans: Sequence[TopicPlan]) -> list[str]:
+        """Make the topics that are missing and wait until they are known; their names. Others are left as they are.
+
+        Raises HashweirError(stream_topic_missing) with the broker's reason where it refuses.
         """
-        replicas = replicas or min(await self.brokers(), MOST_REPLICAS)
-        new = [NewTopic(name, partitions, replicas, topic_configs=dict(settings)) for name in names]
-        reply = await self._ask(self._client.create_topics(new))
-        for name, code, *_ in reply.topic_errors:
-            kind = for_code(code)
-            if code and not issubclass(kind, TopicAlreadyExistsError):
-                raise Refused("stream_refused", f"topic {name} can't be made: {kind.__name__}")
+        # `replica_assignments` empty and not None, or the client refuses the -1 that lets the broker decide.
+        wanted = [
+            NewTopic(plan.name, plan.partitions, plan.replication, {} if plan.replication == -1 else None,
+                     plan.settings())
+            for plan in plans
+        ]  # fmt: skip
+        answer = await self._ask(self._client.create_topics(wanted, timeout_ms=int(self._access.answer_s * 1000)))
+        made: list[str] = []
+        for name, code, *message in answer.topic_errors:
+            if code == 0:
+                made.append(name)
+            elif code != TopicAlreadyExistsError.errno:
+                why = (message[0] if message else None) or for_code(code).__name__
+                raise HashweirError("stream_topic_missing", f"topic {name} can't be made: {why}")
+        await self._ask(self._known({plan.name for plan in plans}))
+        return made
 
-    async def _ask(self, work: Any) -> Any:
+    async def _known(self, names: set[str]) -> None:
+        """The controller has answered before the brokers know."""
+        there: set[str] = set()
+        while not names <= there:
+            there = {one["topic"] for one in await self._client.describe_topics() if one["partitions"]}
+            await asyncio.sleep(0.0 if names <= there else 0.05)
+
+    async def _settings(self, plans: Iterable[TopicPlan]) -> dict[str, dict[str, str]]:
+        resources = [ConfigResource(ConfigResourceType.TOPIC, plan.name) for plan in plans]
+        if not resources:
+            return {}
+        found: dict[str, dict[str, str]] = {}
+        for answer in await self._ask(self._client.describe_configs(resources)):
+            for code, message, _, name, entries in answer.resources:
+                if code:
+                    raise unreachable(self._access, f"settings of {name}: {message or for_code(code).__name__}")
+                found[name] = {entry[0]: entry[1] for entry in entries}
+        return found
+
+    async def _ask(self, question: Coroutine[Any, Any, Result]) -> Result:
         try:
-            async with asyncio.timeout(self._budget_s):
-                return await work
-        except (OSError, TimeoutError) as error:
-            raise Unreachable("stream_unreachable", f"Kafka at {self._bootstrap}: {_say(error)}") from None
-        except KafkaError as error:
-            raise Refused("stream_refused", f"Kafka at {self._bootstrap}: {_say(error)}") from None
-
-
-def _say(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+            return await within(self._access.answer_s, question)
+        except (KafkaError, TimeoutError) as error:
+            raise unreachable(self._access, f"{type(error).__name__} {error}".strip()) from None
