@@ -13,9 +13,15 @@ from typing import Protocol
 
 import pytest
 
+from hashweir.adapters.kafka_link import Access
+from hashweir.adapters.kafka_position import Timing
+from hashweir.adapters.kafka_sink import KafkaSink
+from hashweir.adapters.kafka_source import KafkaSource
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
 from hashweir.model import Message, Record
 from hashweir.ports import AssignmentLost, Partition, PartitionListener, RangeLost, Sink, Source
+from tests.kafka_world import KafkaWorld
+from tests.servers.kafka import KafkaBroker
 from tests.virtual_time import EPOCH_MS
 
 PARTITIONS = 3
@@ -88,17 +94,75 @@ class MemoryBench:
         source.kill()
 
 
+class KafkaBench:
+    def __init__(self, world: KafkaWorld, topic: str) -> None:
+        self.topic = topic
+        self._world = world
+        self._access = Access(bootstrap=world.bootstrap)
+        self._made: list[Source | Sink] = []
+
+    def source(self) -> Source:
+        # Dynamic members: two static ones would have to be told apart by the tests, and 6 s is the broker's floor.
+        timing = Timing(session_s=6.0, heartbeat_s=0.3, assign_s=4.0, metadata_s=0.5, watch_s=0.2)
+        made = KafkaSource(self._access, group=self._world.group, topic=self.topic, timing=timing)
+        self._made.append(made)
+        return made
+
+    def sink(self) -> Sink:
+        made = KafkaSink(self._access, prefix=self._world.prefix, topics=["out"])
+        self._made.append(made)
+        return made
+
+    async def produce(self, values: Sequence[bytes], partition: int) -> None:
+        await self._world.produce(self.topic, values, partition)
+
+    async def committed(self) -> Mapping[Partition, int]:
+        return await self._world.committed()
+
+    async def written(self) -> list[Record]:
+        return await self._world.records(f"{self._world.prefix}out")
+
+    async def delete_before(self, partition: int, offset: int) -> None:
+        await self._world.delete_before(self.topic, partition, offset)
+
+    async def kill(self, source: Source) -> None:
+        # Nobody is told and nothing is committed; only that it says goodbye, or each test waited out a session.
+        assert isinstance(source, KafkaSource)
+        source._listener = None
+        await source.stop()
+
+    async def close(self) -> None:
+        for one in self._made:
+            await one.stop()
+
+
 @asynccontextmanager
-async def _memory() -> AsyncIterator[Bench]:
+async def _memory(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     yield MemoryBench()
 
 
-BENCHES: dict[str, Callable[[], AbstractAsyncContextManager[Bench]]] = {"memory": _memory}
+@asynccontextmanager
+async def _kafka(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    broker: KafkaBroker = request.getfixturevalue("broker")
+    async with KafkaWorld(broker.bootstrap) as world:
+        await world.create("out")
+        bench = KafkaBench(world, await world.create("uploads", PARTITIONS))
+        try:
+            yield bench
+        finally:
+            await bench.close()
 
 
-@pytest.fixture(params=[pytest.param(make, id=name) for name, make in BENCHES.items()])
+BENCHES: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Bench]]] = {
+    "memory": _memory,
+    "kafka": _kafka,
+}
+MARKS = {"kafka": pytest.mark.broker}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in BENCHES])
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with request.param() as made:
+    async with BENCHES[request.param](request) as made:
         yield made
 
 
