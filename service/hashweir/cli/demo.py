@@ -255,7 +255,6 @@ class _Demo:
 async def _rows(sandbox: Sandbox, sample: Sample, name: str) -> list[Row]:
     """Rows for an original's canonical perceptual fingerprints, computed as for every upload."""
     from hashweir.sets.read import Row
-    from hashweir.wiring import Stream
 
     scan = await sandbox.scan(Upload(source="demo", id=name, media_type=sample.media_type, content=sample.content))
     return [
