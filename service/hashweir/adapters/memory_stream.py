@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hashweir.errors import Refused, Unreachable
 from hashweir.model import Message, Record
 from hashweir.ports import AssignmentLost, Clock, Partition, PartitionListener, RangeLost
-
-Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(slots=True)
@@ -33,10 +32,11 @@ class _Log:
 
 @dataclass(slots=True)
 class _Group:
+    """A member whose generation is older than the group's must give up its partitions first."""
+
     members: list[MemorySource] = field(default_factory=list)
     committed: dict[Partition, int] = field(default_factory=dict)
     generation: int = 0
-    """Grows with every change of membership: a member whose own is older must give up its partitions first."""
 
 
 class MemoryBroker:
@@ -48,7 +48,7 @@ class MemoryBroker:
         self.up = True
         self._default_partitions = default_partitions
         self._topics: dict[str, list[_Log]] = {}
-        self._groups: dict[str, _Group] = {}
+        self._groups: defaultdict[str, _Group] = defaultdict(_Group)
         self._changed = asyncio.Event()
 
     def create_topic(self, topic: str, partitions: int) -> None:
@@ -68,7 +68,7 @@ class MemoryBroker:
         value: bytes,
         *,
         key: bytes = b"",
-        headers: Headers = (),
+        headers: tuple[tuple[str, bytes], ...] = (),
         partition: int | None = None,
     ) -> Record:
         """Append one record; equal keys share a partition."""
@@ -88,9 +88,8 @@ class MemoryBroker:
 
     def read(self, partition: Partition, offset: int, most: int) -> list[Record]:
         """Up to `most` records from an offset on; those before the start are gone."""
-        log = self._log(partition)
-        first = max(offset - log.start, 0)
-        return log.records[first : first + most]
+        first = max(offset - self._log(partition).start, 0)
+        return self._log(partition).records[first : first + most]
 
     def records(self, topic: str) -> list[Record]:
         """Every record of a topic, partition by partition."""
@@ -105,16 +104,15 @@ class MemoryBroker:
 
     def bounds(self, partition: Partition) -> tuple[int, int]:
         """First offset that is there, and the next to be written."""
-        log = self._log(partition)
-        return log.start, log.end
+        return self._log(partition).start, self._log(partition).end
 
     def group(self, name: str) -> _Group:
         """A group, which is made where it is missing."""
-        return self._groups.setdefault(name, _Group())
+        return self._groups[name]
 
     def committed(self, group: str) -> dict[Partition, int]:
-        """Committed next-to-read offsets of a group."""
-        return dict(self.group(group).committed)
+        """Committed next-to-read offsets."""
+        return dict(self._groups[group].committed)
 
     def require_up(self) -> None:
         """Raises Unreachable while the broker is down."""
@@ -133,7 +131,6 @@ class MemoryBroker:
                 await self._changed.wait()
 
     def _log(self, partition: Partition) -> _Log:
-        self.partitions(partition[0])
         return self._topics[partition[0]][partition[1]]
 
 
@@ -162,7 +159,8 @@ class MemorySource:
         self._broker.require_up()
         self._listener = listener
         self._group.members.append(self)
-        self._change_group()
+        self._group.generation += 1
+        self._broker.notify()
         self._task = asyncio.create_task(self._follow_group())
 
     async def poll(self, timeout_s: float) -> list[Record]:
@@ -221,15 +219,11 @@ class MemorySource:
                 await self._give_up()
                 self._generation = self._group.generation
                 self._broker.notify()
-            elif not self._holding and self._all_have_given_up():
+            # Eager re-assignment: nobody receives a partition while another may still work on it.
+            elif not self._holding and all(one._generation == self._generation for one in self._group.members):
                 await self._receive()
             else:
                 await self._broker.wait(60.0)
-
-    def _all_have_given_up(self) -> bool:
-        """Nobody receives a partition while another may still work on it (eager re-assignment)."""
-        wanted = self._group.generation
-        return all(member._generation == wanted for member in self._group.members)
 
     async def _give_up(self) -> None:
         if self._holding and self._listener is not None:
@@ -254,7 +248,7 @@ class MemorySource:
         if self._fenced:
             raise Refused("stream_fenced")
         if self._alive and self._task is not None and self._task.done():
-            self._task.result()
+            self._task.result()  # raises what the listener raised
         if not self._alive:
             return []
         self._broker.require_up()
@@ -280,11 +274,8 @@ class MemorySource:
         self._positions.clear()
         if self in self._group.members:
             self._group.members.remove(self)
-            self._change_group()
-
-    def _change_group(self) -> None:
-        self._group.generation += 1
-        self._broker.notify()
+            self._group.generation += 1
+            self._broker.notify()
 
 
 class MemorySink:
@@ -307,4 +298,4 @@ class MemorySink:
             self._broker.produce(topic, message.value, key=message.key, headers=message.headers)
 
     async def stop(self) -> None:
-        """Nothing is held back here, so there is nothing to flush."""
+        """Nothing is held back, so nothing is to be flushed."""

@@ -14,10 +14,11 @@ from hashweir.errors import HashweirError, Unreachable
 from hashweir.logs import Logger
 from hashweir.metrics import PAUSES, Metrics
 from hashweir.model import Record
+from hashweir.pipeline.commit import Committer, Lane
 from hashweir.pipeline.deliver import Delivery, ViewGate
 from hashweir.pipeline.offsets import Budget, OffsetRepeated, Tracker
 from hashweir.pipeline.retry import Brake, RetryPolicy
-from hashweir.ports import AssignmentLost, Clock, Partition, RangeLost, Source
+from hashweir.ports import Clock, Partition, RangeLost, Source
 
 BACK_PRESSURE = ("budget", "span", "draining")
 """Pauses that are ordinary work: counted, but no line in the log each time."""
@@ -25,42 +26,15 @@ BACK_PRESSURE = ("budget", "span", "draining")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one worker; times in seconds."""
+    """Bounds of one worker; times in seconds. Each tick commits and looks at the stream's health."""
 
     in_flight_items: int = 256
     in_flight_bytes: int = 64 * 1024 * 1024
     poll_s: float = 0.1
     tick_s: float = 1.0
-    """How often offsets are committed and the stream's health is looked at."""
     commit_wait_s: float = 10.0
     revoke_drain_s: float = 5.0
     stuck_s: float = 60.0
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """One partition under one assignment."""
-
-    partition: Partition
-    tracker: Tracker
-    brake: Brake
-    committed: int | None = None
-    paused: bool | None = None
-    lost: bool = False
-    ending: bool = False
-    quiet_s: float = 0.0
-    """Seconds since the last record, while not paused."""
-
-    def ours(self) -> bool:
-        return not self.tracker.ended
-
-    def let_go(self) -> None:
-        self.ending = True
-        self.tracker.drop()
-
-    def to_commit(self) -> int | None:
-        offset = self.tracker.committable
-        return None if offset == self.committed else offset
 
 
 class Worker:
@@ -84,9 +58,9 @@ class Worker:
         self._poll_retry = RetryPolicy(most_s=1.0)
         self._poll_failures = 0
         self._brakes: dict[Partition, Brake] = {}
-        self._lanes: dict[Partition, _Lane] = {}
-        self._tasks: dict[asyncio.Task[None], _Lane] = {}
-        self._committing: asyncio.Task[None] | None = None
+        self._lanes: dict[Partition, Lane] = {}
+        self._tasks: dict[asyncio.Task[None], Lane] = {}
+        self._committer = Committer(source, clock, metrics, log)
         self._epoch = 0
         self._why: dict[str, list[str]] = {reason: [] for reason in PAUSES}
         self._ticked = clock.monotonic()
@@ -112,8 +86,8 @@ class Worker:
             if self._clock.monotonic() - self._ticked >= self._limits.tick_s:
                 self._tick()
             records = await self._poll()
-            if self._fatal is not None:
-                raise self._fatal
+            if fatal := self._fatal or self._committer.fatal:
+                raise fatal
             if not self._stopping:  # else they are neither taken nor committed, and come again
                 for record in records:
                     self._take(record)
@@ -127,7 +101,12 @@ class Worker:
         try:
             records = await self._source.poll(self._limits.poll_s)
         except RangeLost as lost:
-            self._halt(lost)
+            topic, number = lost.partition
+            where = {"topic": topic, "partition": number, "first": lost.first, "after_last": lost.after_last}
+            self._log.critical("stream.lost_range", **where, records=lost.after_last - lost.first)
+            self._metrics.lost_records.labels(topic, str(number)).inc(lost.after_last - lost.first)
+            if lane := self._lanes.get(lost.partition):
+                lane.lost = True
             return ()
         except Unreachable as error:
             self._poll_failures += 1
@@ -138,15 +117,6 @@ class Worker:
             return ()
         self._poll_failures = 0
         return records
-
-    def _halt(self, lost: RangeLost) -> None:
-        topic, number = lost.partition
-        count = lost.after_last - lost.first
-        self._metrics.lost_records.labels(topic, str(number)).inc(count)
-        where = {"topic": topic, "partition": number, "first": lost.first, "after_last": lost.after_last}
-        self._log.critical("stream.lost_range", **where, records=count)
-        if lane := self._lanes.get(lost.partition):
-            lane.lost = True
 
     def _take(self, record: Record) -> None:
         lane = self._lanes.get((record.topic, record.partition))
@@ -165,7 +135,7 @@ class Worker:
         self._tasks[task] = lane
         task.add_done_callback(self._tasks.pop)
 
-    async def _handle(self, lane: _Lane, record: Record, size: int) -> None:
+    async def _handle(self, lane: Lane, record: Record, size: int) -> None:
         try:
             if await self._delivery.deliver(record, lane.brake, lane.ours):
                 lane.tracker.done(record.offset)
@@ -203,9 +173,12 @@ class Worker:
             before, self._why[reason] = self._why[reason], names
             if names != before:
                 self._metrics.paused_partitions.labels(reason).set(len(names))
-                if reason not in BACK_PRESSURE:
-                    event = "stream.paused" if names else "stream.resumed"
-                    self._log.warning(event, why=reason, partitions=names or before)
+                if reason in BACK_PRESSURE:
+                    continue
+                if names:
+                    self._log.warning("stream.paused", why=reason, partitions=names)
+                else:
+                    self._log.warning("stream.resumed", why=reason, partitions=before)
 
     # ── once a second ──
 
@@ -214,7 +187,7 @@ class Worker:
         # A process that was itself suspended must not take its own absence for the stream's silence.
         passed = min(now - self._ticked, 2 * self._limits.tick_s)
         self._ticked = now
-        self._start_commit()
+        self._committer.start(self._epoch, tuple(self._lanes.values()))
         lag = self._source.lag()
         for one, lane in self._lanes.items():
             behind = lag.get(one, 0)
@@ -229,46 +202,9 @@ class Worker:
         oldest = max((lane.tracker.oldest_age(now) for lane in self._lanes.values()), default=0.0)
         self._metrics.oldest_in_flight.set(self._clock.now_ms() / 1000 - oldest if oldest else 0)
 
-    # ── committing ──
-
-    def _start_commit(self) -> asyncio.Task[None]:
-        """At most one commit is under way; whoever comes meanwhile gets that one."""
-        if self._committing is None or self._committing.done():
-            self._committing = asyncio.create_task(self._commit_once(self._epoch, tuple(self._lanes.values())))
-        return self._committing
-
-    async def _commit_once(self, epoch: int, lanes: Iterable[_Lane]) -> None:
-        offsets = {lane: offset for lane in lanes if (offset := lane.to_commit()) is not None}
-        if not offsets:
-            return
-        try:
-            await self._source.commit(epoch, {lane.partition: offset for lane, offset in offsets.items()})
-        except AssignmentLost:
-            self._metrics.commit_failures.inc()
-            for lane in lanes:
-                lane.let_go()
-        except HashweirError as error:
-            self._metrics.commit_failures.inc()
-            self._log.warning("stream.commit_failed", epoch=epoch, reason=error.reason, error=error)
-            if not isinstance(error, Unreachable):
-                self._fatal = error
-        else:
-            for lane, offset in offsets.items():
-                lane.committed = offset
-
     async def commit_rest(self, timeout_s: float) -> bool:
         """Commit all that is contiguously done, trying for at most `timeout_s` seconds; whether nothing is left."""
-        until = self._clock.monotonic() + timeout_s
-        while True:
-            # One that is under way may have been taken before the last upload ended: it is not enough.
-            for _ in range(2):
-                left_s = max(0.0, until - self._clock.monotonic())
-                await asyncio.wait([self._start_commit()], timeout=left_s)
-            if not any(lane.to_commit() is not None for lane in self._lanes.values()):
-                return True
-            if self._clock.monotonic() >= until:
-                return False
-            await asyncio.sleep(min(0.2, left_s))
+        return await self._committer.rest(self._epoch, tuple(self._lanes.values()), timeout_s)
 
     # ── assignment ──
 
@@ -277,7 +213,7 @@ class Worker:
         self._epoch = epoch
         self._lanes = {
             # A brake outlives the assignment: a re-assignment mends no bad deploy.
-            one: _Lane(one, Tracker(epoch), self._brakes.setdefault(one, Brake()))
+            one: Lane(one, Tracker(epoch), self._brakes.setdefault(one, Brake()))
             for one in partitions
         }
         self._steer()
@@ -314,7 +250,7 @@ class Worker:
             await asyncio.wait(left)
         return len(left)
 
-    async def _wait_for(self, lanes: Iterable[_Lane], timeout_s: float) -> None:
+    async def _wait_for(self, lanes: Iterable[Lane], timeout_s: float) -> None:
         wanted = set(lanes)
         if tasks := [task for task, lane in self._tasks.items() if lane in wanted]:
             await asyncio.wait(tasks, timeout=timeout_s)

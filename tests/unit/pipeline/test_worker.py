@@ -1,0 +1,343 @@
+"""The laws of delivery, in virtual time on a memory stream."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from hashweir.errors import HashweirError
+from hashweir.pipeline.worker import Limits
+from hashweir.ports import Standing
+from tests.unit.pipeline.world import TOPIC, World
+from tests.virtual_time import run
+
+
+def test_every_upload_has_one_verdict_and_all_is_committed() -> None:
+    """A quiet run: one verdict per upload, no repeat, commits at the end of each partition."""
+
+    async def main() -> None:
+        world = World(partitions=3)
+        for n in range(300):
+            world.upload("clear", n % 3)
+        member = world.member()
+        await world.until(lambda: len(world.verdicts()) == 300)
+        assert await member.drain() == 0
+        assert world.verdicts() == dict.fromkeys(world.wanted(), 1)
+        assert world.broker.committed("group") == {(TOPIC, n): 100 for n in range(3)}
+        assert member.value("uploads_total", media="text", outcome="clear") == 300
+        assert member.value("end_to_end_seconds_count") == 300
+
+    run(main())
+
+
+def test_a_restart_after_a_drain_repeats_nothing() -> None:
+    """Everything published before the drain's end is committed, so the successor publishes nothing twice."""
+
+    async def main() -> None:
+        world = World(partitions=4)
+        rng = random.Random(1)
+        for _ in range(20):
+            for _ in range(30):
+                world.upload(f"slow {rng.random() * 3:.2f}", rng.randrange(4))
+            member = world.member()
+            await asyncio.sleep(rng.random() * 4)
+            assert await member.drain() == 0
+        world.member()
+        await world.until(lambda: set(world.verdicts()) == world.wanted())
+        assert set(world.verdicts().values()) == {1}
+
+    run(main())
+
+
+def test_what_a_drain_must_leave_comes_again() -> None:
+    """An upload that outlasts the drain is not committed, nor is anything behind it in its partition."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        world.upload("clear", 0)
+        world.upload("stuck", 0)
+        world.upload("clear", 0)
+        member = world.member()
+        await world.until(lambda: len(world.verdicts()) == 2)
+        assert await member.drain(5.0) == 1
+        assert world.broker.committed("group") == {(TOPIC, 0): 1}
+        successor = world.member()
+        await world.until(lambda: sum(successor.judge.calls.values()) == 2)
+        successor.judge.release.set()
+        await world.until(lambda: set(world.verdicts()) == world.wanted())
+
+    run(main())
+
+
+def test_a_stuck_upload_holds_its_partition_at_the_cap_and_no_other() -> None:
+    """Behind a stuck upload at most the span cap (and one poll) is taken; other partitions flow on."""
+
+    async def main() -> None:
+        world = World(partitions=2)
+        world.upload("stuck", 0)
+        for _ in range(3000):
+            world.upload("clear", 0)
+        others = {world.upload("clear", 1) for _ in range(500)}
+        member = world.member()
+        await world.until(lambda: others <= set(world.verdicts()) and len(world.verdicts()) >= 2547)
+        await asyncio.sleep(30)
+        assert len(world.verdicts()) - 500 < 2048 + 50
+        assert member.value("paused_partitions", why="span") == 1
+        assert world.broker.committed("group") == {(TOPIC, 1): 500}
+        member.judge.release.set()
+        await world.until(lambda: set(world.verdicts()) == world.wanted())
+        await member.drain()
+
+    run(main())
+
+
+def test_what_is_held_at_once_is_bounded_in_items_and_bytes() -> None:
+    """In flight stays under each cap plus one poll, whichever is reached first."""
+
+    async def main(limits: Limits, most: int) -> None:
+        world = World(partitions=2)
+        for n in range(600):
+            world.upload(f"slow 1 {'x' * 1000}", n % 2)
+        member = world.member(limits)
+        seen = 0
+        while len(world.verdicts()) < 600:
+            seen = max(seen, len(member.worker._tasks))
+            await asyncio.sleep(0.01)
+        assert 0 < seen <= most
+        await member.drain()
+
+    run(main(Limits(in_flight_items=100), 80 + 50))
+    run(main(Limits(in_flight_bytes=50_000), 40 + 50))
+
+
+@pytest.mark.parametrize("standing", ["empty", "stale", "doubtful"])
+def test_no_verdict_while_what_is_known_is_not_verified(standing: Standing) -> None:
+    """Uploads wait, those in flight too, until the state is verified; then every one is judged."""
+
+    async def main() -> None:
+        world = World()
+        for n in range(20):
+            world.upload("slow 2", n % 2)
+        member = world.member()
+        await asyncio.sleep(1)
+        world.known.standing = standing
+        await asyncio.sleep(0.2)  # the poll under way still delivers
+        for n in range(20):
+            world.upload("clear", n % 2)
+        await asyncio.sleep(300)
+        assert not world.verdicts()
+        assert sum(member.judge.calls.values()) == 20, "those in flight waited, the rest was not taken"
+        assert member.value("paused_partitions", why="standing") == 2
+        world.known.standing = "verified"
+        await world.until(lambda: set(world.verdicts()) == world.wanted(), 10)
+        assert member.value("paused_partitions", why="standing") == 0
+        await member.drain()
+
+    run(main())
+
+
+def test_the_start_waits_for_an_active_set_and_later_times_do_not() -> None:
+    """Nothing is judged before the first active set unless that is allowed; switching it off again stops nothing."""
+
+    async def main() -> None:
+        world = World()
+        world.known.active = False
+        world.upload("clear", 0)
+        member = world.member()
+        await asyncio.sleep(60)
+        assert not world.verdicts()
+        world.known.active = True
+        await world.until(lambda: len(world.verdicts()) == 1, 10)
+        world.known.active = False
+        world.upload("clear", 0)
+        await world.until(lambda: len(world.verdicts()) == 2, 10)
+        await member.drain()
+        world.upload("clear", 0)
+        await asyncio.gather(world.member(allow_empty=True).running, until_then(world, 3))
+
+    async def until_then(world: World, count: int) -> None:
+        await world.until(lambda: len(world.verdicts()) == count, 10)
+        world.members[-1].worker.stop_polling()
+
+    run(main())
+
+
+def test_a_broker_that_goes_away_pauses_everything_and_comes_back_by_itself() -> None:
+    """While the broker is down nothing is lost and nothing given up; afterwards all goes on without help."""
+
+    async def main() -> None:
+        world = World()
+        for n in range(100):
+            world.upload("slow 1", n % 2)
+        member = world.member()
+        await asyncio.sleep(0.5)
+        world.broker.up = False
+        await asyncio.sleep(120)
+        assert not world.verdicts()
+        assert member.value("paused_partitions", why="source") == 2
+        world.broker.up = True
+        await world.until(lambda: set(world.verdicts()) == world.wanted(), 30)
+        await world.until(lambda: member.value("paused_partitions", why="source") == 0, 30)
+        await member.drain()
+        assert not world.ids("dead-letters")
+
+    run(main())
+
+
+def test_a_fault_of_ours_ends_at_its_upload() -> None:
+    """An error that passes is tried again; one that stays becomes an `unscanned` verdict and a dead letter."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        world.upload("flaky", 0)
+        bad = world.upload("raise", 0)
+        world.upload("clear", 0)
+        member = world.member()
+        await world.until(lambda: world.broker.committed("group") == {(TOPIC, 0): 3})
+        assert set(world.verdicts()) == world.wanted()
+        assert member.judge.refused == ["internal_error"]
+        assert world.ids("dead-letters") == [bad]
+        assert member.value("dead_letters_total", reason="internal_error") == 1
+        assert member.value("unscanned_total", reason="internal_error", **{"class": "fault"}) == 1
+        await member.drain()
+
+    run(main())
+
+
+def test_where_not_even_a_refusal_can_be_made_the_partition_stops() -> None:
+    """Nothing is committed past such an upload; the other partition goes on."""
+
+    async def main() -> None:
+        world = World(partitions=2)
+        world.upload("raise", 0)
+        world.upload("clear", 1)
+        member = world.member()
+        member.judge.broken_refusal = True
+        await world.until(lambda: member.value("paused_partitions", why="brake") == 1, 120)
+        await member.drain()
+        assert world.broker.committed("group") == {(TOPIC, 1): 1}
+
+    run(main())
+
+
+def test_the_brake_stops_a_partition_before_it_is_drained_into_dead_letters() -> None:
+    """After a bad deploy at most 200 dead letters are written; those held come again after a restart."""
+
+    async def main() -> None:
+        world = World(partitions=2)
+        for _ in range(1000):
+            world.upload("garbage", 0)
+        good = {world.upload("clear", 1) for _ in range(100)}
+        member = world.member()
+        await world.until(lambda: member.value("paused_partitions", why="brake") == 1)
+        await asyncio.sleep(60)
+        assert len(world.ids("dead-letters")) <= 200
+        assert good <= set(world.verdicts())
+        await member.drain()
+        assert world.broker.committed("group")[TOPIC, 0] < 200
+
+    run(main())
+
+
+def test_lost_records_halt_their_partition_and_are_counted() -> None:
+    """Retention that overtook the group is never skipped in silence."""
+
+    async def main() -> None:
+        world = World(partitions=2)
+        for n in range(20):
+            world.upload("clear", n % 2)
+        world.broker.delete_before((TOPIC, 0), 4)
+        member = world.member()
+        await world.until(lambda: len(world.verdicts()) == 10)
+        await asyncio.sleep(5)
+        assert len(world.verdicts()) == 10
+        assert member.value("lost_records_total", topic=TOPIC, partition="0") == 4
+        assert member.value("paused_partitions", why="lost_range") == 1
+        await member.drain()
+        assert world.broker.committed("group") == {(TOPIC, 1): 10}
+
+    run(main())
+
+
+def test_a_stream_that_is_silent_though_behind_ends_the_process() -> None:
+    """Assigned, lag, not paused, no record for a minute: only a new process helps. Paused, it is no news."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        member = world.member()
+        await world.until(lambda: member.worker.assigned)
+        world.known.standing = "doubtful"
+        await asyncio.sleep(1)
+        member.source._halted.add((TOPIC, 0))  # the client delivers nothing more and does not say so
+        world.upload("clear", 0)
+        await asyncio.sleep(120)
+        assert not member.running.done()
+        world.known.standing = "verified"
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(HashweirError, match="behind") as caught:
+            await member.running
+        assert caught.value.reason == "stream_stuck"
+        assert 59 <= asyncio.get_running_loop().time() - began < 65
+
+    run(main())
+
+
+def test_a_stolen_identity_ends_the_process() -> None:
+    """Two workers under one instance id would take turns for ever."""
+
+    async def main() -> None:
+        world = World()
+        member = world.member()
+        await world.until(lambda: member.worker.assigned)
+        member.source.fence()
+        with pytest.raises(HashweirError) as caught:
+            await member.running
+        assert caught.value.reason == "stream_fenced"
+
+    run(main())
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nothing_is_lost_whatever_happens(seed: int) -> None:
+    """Kills, joins, drains, outages, doubt, slow and bad uploads in any order: every upload gets its verdict.
+
+    The source checks at each commit that nothing below it lacks a verdict; repeats have equal ids by construction.
+    """
+
+    async def main() -> None:
+        rng = random.Random(seed)
+        world = World(partitions=rng.randint(1, 5))
+        kinds = ["clear"] * 20 + ["slow 0.5"] * 5 + ["slow 8", "flaky", "raise", "garbage", "fault"]
+        limits = Limits(in_flight_items=rng.choice([10, 100]), revoke_drain_s=rng.choice([0.0, 1.0, 10.0]))
+        world.member(limits)
+        for _ in range(60):
+            for _ in range(rng.randint(0, 10)):
+                world.upload(rng.choice(kinds), rng.randrange(len(world.broker.partitions(TOPIC))))
+            await asyncio.sleep(rng.choice([0.0, 0.05, 0.3, 2.0]))
+            alive = [one for one in world.members if one.alive]
+            match rng.randrange(8):
+                case 0 if alive:
+                    rng.choice(alive).kill()
+                case 1 if alive:
+                    await rng.choice(alive).drain(rng.choice([0.0, 5.0, 19.0]))
+                case 2 | 3 if len(alive) < 3 and world.broker.up:
+                    world.member(limits)
+                case 4:
+                    world.broker.up = not world.broker.up
+                case 5:
+                    world.known.standing = rng.choice(["doubtful", "stale", "verified", "degraded"])
+                case _:
+                    world.broker.up, world.known.standing = True, "verified"
+        world.broker.up, world.known.standing = True, "verified"
+        last = world.member(limits)
+        await world.until(lambda: set(world.verdicts()) == world.wanted())
+        for one in world.members:
+            if one is not last and one.alive:
+                await one.drain()
+        assert await last.drain() == 0
+        ends = {one: world.broker.bounds(one)[1] for one in world.broker.partitions(TOPIC)}
+        assert world.broker.committed("group") == {one: end for one, end in ends.items() if end}
+
+    run(main())
