@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pkgutil
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import aiokafka
 from aiokafka.conn import collect_hosts
 from aiokafka.errors import KafkaError
 
@@ -25,16 +27,6 @@ Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 SLICES = 8
 RETRY_S = 0.25
 SAY_AGAIN_S = 10.0
-_LOGGERS = (
-    "aiokafka.client",
-    "aiokafka.cluster",
-    "aiokafka.conn",
-    "aiokafka.consumer.consumer",
-    "aiokafka.consumer.fetcher",
-    "aiokafka.consumer.group_coordinator",
-    "aiokafka.producer.producer",
-    "aiokafka.producer.sender",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +101,10 @@ class _Calm(logging.Filter):
 
 
 _calm = _Calm()
-for _name in _LOGGERS:
-    logging.getLogger(_name).addFilter(_calm)
+# A filter holds for its own logger and not for those below it, so it goes to every one that there is.
+for _module in pkgutil.walk_packages(aiokafka.__path__, "aiokafka."):
+    logging.getLogger(_module.name).addFilter(_calm)
+logging.getLogger("aiokafka").addFilter(_calm)
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
