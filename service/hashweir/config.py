@@ -38,7 +38,8 @@ PATH_VARIABLE = "HASHWEIR_CONFIG"
 DEFAULT_PATH = Path("hashweir.toml")
 MIB = 1024 * 1024
 # A Kubernetes service named "hashweir" puts HASHWEIR_SERVICE_HOST, HASHWEIR_PORT_9090_TCP, ... into each pod.
-_SERVICE_LINK = re.compile(r"HASHWEIR_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+# A double underscore makes it a key of ours.
+_SERVICE_LINK = re.compile(r"HASHWEIR_(?!\w*__)(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 

@@ -20,7 +20,7 @@ from tests.servers.store import ValkeyServer
 from tests.system.oracle import Known
 from tests.system.rig import Rig, Verdicts
 
-pytestmark = [pytest.mark.broker, pytest.mark.store, pytest.mark.slow]
+pytestmark = [pytest.mark.broker, pytest.mark.store, pytest.mark.slow, pytest.mark.timeout(600)]
 CHANGES = 200
 JSON_TYPE = b"application/vnd.hashweir.upload+json"
 

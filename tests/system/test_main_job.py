@@ -22,7 +22,7 @@ from tests.system.corpus import Item, Sent, items, uploads
 from tests.system.oracle import Known
 from tests.system.rig import HASHWEIR, Node, Rig, Said, Verdicts
 
-pytestmark = [pytest.mark.broker, pytest.mark.store, pytest.mark.slow]
+pytestmark = [pytest.mark.broker, pytest.mark.store, pytest.mark.slow, pytest.mark.timeout(600)]
 FAULTS = {"scan_died", "scan_deadline", "scan_bad_reply", "internal_error"}
 
 

@@ -14,7 +14,7 @@ from tests.system.corpus import Sent, passage
 from tests.system.oracle import Known
 from tests.system.rig import Node, Rig, Verdicts
 
-pytestmark = [pytest.mark.broker, pytest.mark.store, pytest.mark.slow]
+pytestmark = [pytest.mark.broker, pytest.mark.store, pytest.mark.slow, pytest.mark.timeout(600)]
 RESTARTS = 50
 
 

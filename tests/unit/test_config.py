@@ -137,3 +137,11 @@ def test_units_are_in_the_names() -> None:
             assert key.name.endswith("_seconds"), key
         if any(word in key.name for word in ("memory", "size")):
             assert key.name.endswith("_bytes"), key
+
+
+@pytest.mark.parametrize(("section", "name"), [(s, n) for s, n, field in keys() if type(field.default) in (int, float)])
+def test_every_key_is_read_from_the_environment(section: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key's variable is taken for something else, such as a service link: rubbish in it is complained of."""
+    monkeypatch.setenv(f"HASHWEIR_{section.upper()}__{name.upper()}", "rubbish")
+    with pytest.raises(ConfigError, match=name.upper()):
+        load()
