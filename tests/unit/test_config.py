@@ -1,12 +1,13 @@
 """The configuration: where keys come from, who wins, and that nothing mistyped or secret slips through."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from hashweir.config import Config, keys, load, shown
+from hashweir.config import Config, Key, keys, load, shown
 from hashweir.errors import ConfigError
 
 
@@ -139,9 +140,9 @@ def test_units_are_in_the_names() -> None:
             assert key.name.endswith("_bytes"), key
 
 
-@pytest.mark.parametrize(("section", "name"), [(s, n) for s, n, field in keys() if type(field.default) in (int, float)])
-def test_every_key_is_read_from_the_environment(section: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", [key for key in keys() if re.fullmatch(r"[0-9.]+", key.default)])
+def test_every_key_is_read_from_the_environment(key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
     """No key's variable is taken for something else, such as a service link: rubbish in it is complained of."""
-    monkeypatch.setenv(f"HASHWEIR_{section.upper()}__{name.upper()}", "rubbish")
-    with pytest.raises(ConfigError, match=name.upper()):
+    monkeypatch.setenv(f"HASHWEIR_{key.section.upper()}__{key.name.upper()}", "rubbish")
+    with pytest.raises(ConfigError, match=key.name.upper()):
         load()
