@@ -176,9 +176,8 @@ class MemorySource:
 
     def resume(self, partitions: Sequence[Partition]) -> None:
         """Deliver again."""
-        if partitions:
-            self._paused.difference_update(partitions)
-            self._broker.notify()
+        self._paused.difference_update(partitions)
+        self._broker.notify()
 
     async def commit(self, epoch: int, offsets: Mapping[Partition, int]) -> None:
         """Raises AssignmentLost where `epoch` is over, Unreachable while the broker is down."""
@@ -298,4 +297,4 @@ class MemorySink:
             self._broker.produce(topic, message.value, key=message.key, headers=message.headers)
 
     async def stop(self) -> None:
-        """Nothing is held back, so nothing is to be flushed."""
+        """Nothing is held back."""

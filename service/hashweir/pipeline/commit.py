@@ -62,15 +62,14 @@ class Committer:
         """Commit all that is done, trying for at most `timeout_s` seconds; whether nothing is left."""
         until = self._clock.monotonic() + timeout_s
         while True:
-            # One that is under way may have been begun before the last upload ended: it is not enough.
-            for _ in range(2):
-                left_s = max(0.0, until - self._clock.monotonic())
-                await asyncio.wait([self.start(epoch, lanes)], timeout=left_s)
+            left_s = max(0.0, until - self._clock.monotonic())
+            await asyncio.wait([self.start(epoch, lanes)], timeout=left_s)
+            # That one may have been begun before the last upload ended, or have failed: look what is left.
             if all(lane.to_commit() is None for lane in lanes):
                 return True
             if left_s < 0.01:
                 return False
-            await asyncio.sleep(min(0.2, left_s))
+            await asyncio.sleep(min(0.1, left_s))
 
     async def _commit(self, epoch: int, lanes: Sequence[Lane]) -> None:
         offsets = {lane: offset for lane in lanes if (offset := lane.to_commit()) is not None}

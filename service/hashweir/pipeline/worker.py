@@ -167,8 +167,10 @@ class Worker:
                 lane.paused = bool(reasons)
                 lane.quiet_s = 0.0
                 (pause if reasons else resume).append(one)
-        self._source.pause(pause)
-        self._source.resume(resume)
+        if pause:
+            self._source.pause(pause)
+        if resume:
+            self._source.resume(resume)
         for reason, names in why.items():
             before, self._why[reason] = self._why[reason], names
             if names != before:

@@ -11,7 +11,7 @@ from hashweir.errors import HashweirError
 from hashweir.pipeline.worker import Limits
 from hashweir.ports import Standing
 from tests.unit.pipeline.world import TOPIC, World
-from tests.virtual_time import run
+from tests.virtual_time import VirtualLoop, run
 
 
 def test_every_upload_has_one_verdict_and_all_is_committed() -> None:
@@ -299,7 +299,69 @@ def test_a_stolen_identity_ends_the_process() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("seed", range(60))
+def test_a_worker_that_was_itself_suspended_does_not_blame_the_stream() -> None:
+    """Minutes that this process did not run are not the stream's silence; a minute of waking silence is."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        member = world.member()
+        await world.until(lambda: member.worker.assigned)
+        member.source._halted.add((TOPIC, 0))
+        world.upload("clear", 0)
+        await asyncio.sleep(5)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.virtual.now += 1000
+        await asyncio.sleep(30)
+        assert not member.running.done()
+        await asyncio.sleep(30)
+        assert isinstance(member.running.exception(), HashweirError)
+
+    run(main())
+
+
+def test_what_outlasts_its_assignment_is_not_published_by_the_former_owner() -> None:
+    """After the bounded drain the upload belongs to the next assignment alone: one verdict, not two."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        world.upload("slow 8", 0)
+        member = world.member()
+        await asyncio.sleep(3)
+        world.member()
+        await world.until(lambda: bool(world.broker.committed("group")))
+        await asyncio.sleep(30)
+        assert sum(member.judge.calls.values()) == 2
+        assert list(world.verdicts().values()) == [1]
+
+    run(main())
+
+
+def test_a_commit_that_comes_too_late_costs_nothing_but_the_repeat() -> None:
+    """A refused commit is counted; the worker takes nothing more of that assignment and goes on with the next."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        member = world.member()
+        await world.until(lambda: member.worker.assigned)
+        world.upload("clear", 0)
+        member.source._epoch += 1  # the broker has moved on, and the worker was not told yet
+        await world.until(lambda: member.value("commit_failures_total") == 1)
+        member.source._epoch -= 1
+        for _ in range(5):
+            world.upload("clear", 0)
+        await asyncio.sleep(5)
+        assert len(world.verdicts()) == 1
+        assert not world.broker.committed("group")
+        other = world.member()
+        await world.until(lambda: world.broker.committed("group") == {(TOPIC, 0): 6})
+        assert not member.running.done()
+        await asyncio.gather(member.drain(), other.drain())
+
+    run(main())
+
+
+@pytest.mark.parametrize("seed", range(30))
 def test_nothing_is_lost_whatever_happens(seed: int) -> None:
     """Kills, joins, drains, outages, doubt, slow and bad uploads in any order: every upload gets its verdict.
 
