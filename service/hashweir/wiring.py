@@ -23,6 +23,8 @@ from hashweir import __version__
 from hashweir.adapters.embedded_store import embedded_store
 from hashweir.adapters.kafka_admin import KafkaAdmin, TopicPlan
 from hashweir.adapters.kafka_link import Access as KafkaAccess
+from hashweir.adapters.kafka_sink import KafkaSink
+from hashweir.adapters.kafka_source import KafkaSource
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
@@ -216,6 +218,27 @@ def memory_worker(
     prefix = config.kafka.topic_prefix
     source = MemorySource(broker, config.kafka.group, f"{prefix}uploads")
     return _worker(config, source, MemorySink(broker, prefix), "memory", of, metrics, log)
+
+
+async def kafka_worker(config: Config, of: Store, log: Logger) -> Lifecycle:
+    """The worker over Kafka. Asks the cluster for its id, which stands in for a missing `ce_source`.
+
+    Raises ConfigError, Unreachable(stream_unreachable) naming the address.
+    """
+    access, part = kafka_access(config), config.kafka
+    async with KafkaAdmin(access) as admin:
+        default_source = await admin.default_source()
+    source = KafkaSource(
+        access,
+        group=part.group,
+        topic=f"{part.topic_prefix}uploads",
+        instance_id=part.instance_id,
+        first_position=part.first_position,
+        log=log,
+    )
+    sink = KafkaSink(access, prefix=part.topic_prefix, largest_bytes=part.topic_max_message_bytes, log=log)
+    lifecycle, _ = _worker(config, source, sink, default_source, of, Metrics(version=__version__), log)
+    return lifecycle
 
 
 def _worker(

@@ -1,0 +1,64 @@
+"""`hashweir work`: the long-running worker, from Kafka's uploads to verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from hashweir.cli import Usage, run, settings
+from hashweir.cli.output import say
+
+if TYPE_CHECKING:
+    from hashweir.config import Config
+
+
+def work(
+    *,
+    embedded: Annotated[
+        bool, Parameter(negative="", help="a store of its own; without kafka.bootstrap a stream of its own too")
+    ] = False,
+    data: Annotated[Path | None, Parameter(help="folder of the embedded store; without it, it forgets all")] = None,
+    allow_empty: Annotated[bool, Parameter(negative="", help="judge even where no set is active")] = False,
+) -> int:
+    """Take uploads from Kafka and answer each with a verdict, until SIGTERM or Ctrl-C.
+
+    The first signal drains: what is in flight is finished and committed. A second one ends at once.
+    """
+    if data is not None and not embedded:
+        raise Usage("--data needs --embedded")
+    config = settings()
+    if allow_empty:
+        worker = config.worker.model_copy(update={"allow_empty": True})
+        config = config.model_copy(update={"worker": worker})
+    if not embedded:
+        return run(_work(config))
+    from hashweir import wiring
+
+    with wiring.embedded(config, data) as own:
+        say(f"embedded store at {own.store.url} (HASHWEIR_STORE__URL for `hashweir sets`)")
+        return run(_embedded(own))
+
+
+async def _work(config: Config) -> int:
+    from hashweir import wiring
+    from hashweir.logs import setup
+
+    wiring.require(config, "kafka.bootstrap", "store.url")
+    return await (await wiring.kafka_worker(config, wiring.store(config), setup(config.logs.level))).run()
+
+
+async def _embedded(config: Config) -> int:
+    from hashweir import wiring
+    from hashweir.logs import setup
+    from hashweir.metrics import Metrics
+
+    store = wiring.store(config)
+    await store.create(config.store.shards)
+    log = setup(config.logs.level)
+    if config.kafka.bootstrap:
+        return await (await wiring.kafka_worker(config, store, log)).run()
+    lifecycle, _ = wiring.memory_worker(config, wiring.memory_broker(), store, Metrics(), log)
+    say("kafka.bootstrap is not configured: the stream is inside this process")
+    return await lifecycle.run()
