@@ -140,7 +140,7 @@ def test_units_are_in_the_names() -> None:
             assert key.name.endswith("_bytes"), key
 
 
-@pytest.mark.parametrize("key", [key for key in keys() if re.fullmatch(r"[0-9.]+", key.default)])
+@pytest.mark.parametrize("key", [key for key in keys() if re.fullmatch(r"\d+(\.\d+)?", key.default)])
 def test_every_key_is_read_from_the_environment(key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
     """No key's variable is taken for something else, such as a service link: rubbish in it is complained of."""
     monkeypatch.setenv(f"HASHWEIR_{key.section.upper()}__{key.name.upper()}", "rubbish")
