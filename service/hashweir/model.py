@@ -15,6 +15,15 @@ from msgspec import Meta, Struct, field
 
 Kind = Literal["pdq", "tlsh", "sha256", "md5", "text"]
 Form = Literal["canonical", "raw", "normal"]
+Turn = Literal[
+    "rotate-90",  # counter-clockwise, as all of these are named in Pillow
+    "rotate-180",
+    "rotate-270",
+    "flip-left-right",
+    "flip-top-bottom",
+    "transpose",
+    "transverse",
+]
 MediaClass = Literal["image", "video", "text", "document"]
 Surface = Literal["post", "comment", "message", "profile-image", "banner", "display-name", "bio"]
 Origin = Literal[

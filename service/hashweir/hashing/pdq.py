@@ -1,19 +1,68 @@
 """PDQ, a perceptual hash of pictures: 256 bits, compared by Hamming distance.
 
 Source: https://github.com/facebook/ThreatExchange/blob/main/hashing/hashing.pdf; the reference is `pdqhash`.
+
+The reference blurs the luma with two box filters along each axis, takes 64 x 64 samples of it, and keeps the sign
+of 16 x 16 coefficients of its cosine transform, each against their median. Blurring and sampling are linear and treat
+each axis by itself, so they are one matrix per axis that depends on the side's length only: `A = M_h luma M_w'`, and
+the coefficients are `D A D'`. A sample depends on no more than twice the window, so `M` is a narrow band and almost
+every pixel is used once. `decisions/0005-pdq-as-a-linear-map.md` derives it and has the measurements.
+
+The reference adds up in float32 while it slides its windows, so its coefficients differ from these in the last digits.
+The bits can only differ where the 128th and the 129th coefficient lie that near each other; there the reference is
+asked.
+
+A mirrored picture has the same matrix with its columns in reverse, and windows and samples of both lie in the same
+strips of pixels; so all eight turns cost hardly more than the picture as it is.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pdqhash
 
 from hashweir.hashing.spelling import from_hex, to_hex
-from hashweir.model import Kind
+from hashweir.model import Kind, Turn
 
-RECIPE = "pdq/canonical/1"
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+RECIPE: Final = "pdq/canonical/1"
 """RGB-correct pixels, full size, no EXIF rotation, alpha dropped, first frame."""
+LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
+"""ITU-R BT.601, as in JPEG. Rounding luma to whole levels would flip bits in one picture of eight."""
+TIE: Final = 0.006
+"""Gap of the 128th and 129th coefficient below which the reference decides: twice the farthest that it was seen to
+move two coefficients beside the median towards each other."""
+QUALITY_TIE: Final = 1e-4
+"""The same for a step of brightness (in per cent of the range) beside a whole number, at which quality rounds."""
+LEAST_SIDE: Final = 5
+"""Pixels a side; less has the all-zero hash, as in the reference."""
+CLOSE: Final = 0.2
+CLOSE_MOST: Final = 8
+"""A fast hash is given up where this many coefficients lie this near the median: they would be rounding noise."""
+
+_TILE: Final = 6144
+"""Columns at a time: a strip of a 12-megapixel picture then takes 1.5 MB. Measured; narrower pictures are one tile."""
+_WAVES = np.outer(np.arange(1, 17), 2 * np.arange(64) + 1)
+DCT: Final = (np.sqrt(2 / 64) * np.cos(np.pi / 128 * _WAVES)).astype(np.float32)
+"""16 x 64: waves 1 to 16 of the 64-point cosine transform (type II, orthonormal). The constant wave 0 is left out."""
+_TURNS: Final[dict[Turn, tuple[int, int, bool]]] = {
+    "rotate-90": (0, 1, True),
+    "rotate-180": (1, 1, False),
+    "rotate-270": (1, 0, True),
+    "flip-left-right": (0, 1, False),
+    "flip-top-bottom": (1, 0, False),
+    "transpose": (0, 0, True),
+    "transverse": (1, 1, True),
+}
+"""How to make each turn: whether to mirror from top to bottom, and from left to right, and then to transpose."""
 
 
 class Pdq:
@@ -38,13 +87,179 @@ class Pdq:
         return (int.from_bytes(a) ^ int.from_bytes(b)).bit_count()
 
 
-def fingerprint(rgb: npt.NDArray[np.uint8]) -> tuple[bytes, int]:
-    """PDQ of a picture: (32 bytes, quality 0 to 100).
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A picture sampled, and its hash: (32 bytes, quality 0 to 100)."""
+
+    value: bytes
+    quality: int
+    by_reference: bool = False
+    """Whether the reference had to decide."""
+    strips: Floats | None = None
+    """2 x 64 x width: `M_h luma` of the picture as it is and upside down. None where a side is under 5 pixels."""
+    across: Floats | None = None
+    """2 x 64 x width: `M_w` of the picture as it is and mirrored."""
+
+    def turned(self, turns: Sequence[Turn]) -> list[bytes]:
+        """The hash of the picture turned (counter-clockwise) or mirrored, as of the turned pixels, in this order.
+
+        The reference is not asked here, so pictures that are symmetric or flat may differ from it.
+        """
+        if self.strips is None or self.across is None:
+            return [self.value for _ in turns]
+        views = [_TURNS[turn] for turn in turns]
+        samples = {(v, h): self.strips[v] @ self.across[h].T for v, h, _ in views}
+        coefficients = {view: DCT @ one @ DCT.T for view, one in samples.items()}
+        return [_value(coefficients[v, h].T if transposed else coefficients[v, h]) for v, h, transposed in views]
+
+
+def fingerprint(rgb: Pixels) -> tuple[bytes, int]:
+    """PDQ of a picture: (32 bytes, quality 0 to 100), bit for bit what `pdqhash` gives.
 
     `rgb` is height x width x 3, uint8. Sides under 5 pixels give the all-zero hash with quality 0, as the
     reference does. Raises ValueError for any other shape or type: `pdqhash` would hash bool and int8 wrongly.
     """
+    found = sample(rgb)
+    return found.value, found.quality
+
+
+def fingerprint_frames(frames: Pixels) -> list[tuple[bytes, int]]:
+    """PDQ of every picture of n x height x width x 3, uint8, as `fingerprint` gives it. Raises ValueError."""
+    if frames.ndim != 4:
+        raise ValueError(f"pictures are n x H x W x 3 of uint8, got {frames.shape}")
+    return [fingerprint(frame) for frame in frames]
+
+
+def sample(rgb: Pixels) -> Sampled:
+    """A picture, height x width x 3 of uint8, with what its turns are made of. Raises ValueError as `fingerprint`."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"a picture is H x W x 3 of uint8, got {rgb.shape} of {rgb.dtype}")
-    bits, quality = pdqhash.compute(rgb)
-    return np.packbits(bits).tobytes(), int(quality)
+    height, width, _ = rgb.shape
+    if min(height, width) < LEAST_SIDE:
+        return Sampled(bytes(32), 0)
+    rgb = np.ascontiguousarray(rgb)
+    strips = _along_height(rgb.reshape(height, width * 3), height).reshape(2, 64, width, 3) @ LUMA
+    across = _dense(width)
+    samples = strips[0] @ across[0].T
+    coefficients = DCT @ samples @ DCT.T
+    below, above = np.partition(coefficients, (127, 128), axis=None)[127:129]
+    quality = _quality(samples)
+    if above - below < TIE or quality is None:
+        bits, decided = pdqhash.compute(rgb)
+        return Sampled(np.packbits(bits).tobytes(), int(decided), True, strips, across)
+    return Sampled(_value(coefficients), quality, False, strips, across)
+
+
+def sample_scaled(grey: Pixels, height: int, width: int, factor: int) -> Sampled | None:
+    """The same from luma of which every pixel is the mean of a block of `factor` x `factor` of the full picture.
+
+    `grey` is ceil(height / factor) x ceil(width / factor), uint8: what a JPEG decoder gives without decoding all
+    frequencies. The weights are added up over each block, so the kernel stays that of the full size. Not identical:
+    luma was rounded, and a pixel counts like its block. None where so many coefficients lie beside the median that
+    the hash would be noise, and for sides under 5. Raises ValueError for another shape.
+    """
+    expected = -(-height // factor), -(-width // factor)
+    if grey.shape != expected or grey.dtype != np.uint8:
+        raise ValueError(f"luma is {expected} of uint8, got {grey.shape} of {grey.dtype}")
+    if min(height, width) < LEAST_SIDE:
+        return None
+    strips = _along_height(np.ascontiguousarray(grey), height, factor)
+    across = _dense(width, factor)
+    samples = strips[0] @ across[0].T
+    coefficients = DCT @ samples @ DCT.T
+    median = np.partition(coefficients, 127, axis=None)[127]
+    if np.count_nonzero(np.abs(coefficients - median) < CLOSE) >= CLOSE_MOST:
+        return None
+    quality = _quality(samples, tie=0)
+    return None if quality is None else Sampled(_value(coefficients), quality, False, strips, across)
+
+
+def nearest_512(rgb: Pixels) -> Pixels:
+    """The picture as the reference's C++ tool squashes it: 512 x 512 by nearest neighbour if a side is longer.
+
+    CImg takes pixel floor(i * side / 512) along each axis. Smaller pictures come back as they are.
+    """
+    height, width, _ = rgb.shape
+    if max(height, width) <= 512:
+        return rgb
+    steps = np.arange(512)
+    return rgb[np.ix_(steps * height // 512, steps * width // 512)]
+
+
+class Band(NamedTuple):
+    """The weights, 2 x (stop - start), of the pixels from `start` up to, not including, `stop`.
+
+    The first row makes sample k of the picture, the second makes sample 63 - k of the mirrored one.
+    """
+
+    start: int
+    stop: int
+    weights: Floats
+
+
+@lru_cache(maxsize=256)
+def _bands(side: int, factor: int = 1) -> tuple[Band, ...]:
+    """`M` for a side of this many pixels, in blocks of `factor`: 64 bands. Takes some 16 bytes per pixel of a side."""
+    window = -(-side // 128)
+    ahead = (window + 2) // 2
+    places = np.arange(side)
+    first, end = np.maximum(places - (window - ahead), 0), np.minimum(places + ahead, side)
+    rows = np.zeros((64, side), np.float64)
+    for row, k in zip(rows, range(64), strict=True):
+        centre = (2 * k + 1) * side // 128
+        inner = slice(first[centre], end[centre])  # what the second pass averages: each is a mean of the first pass
+        for a, b in zip(first[inner], end[inner], strict=True):
+            row[a:b] += 1 / ((b - a) * (inner.stop - inner.start))
+    both = np.stack([rows, rows[::-1, ::-1]], axis=1)
+    if factor > 1:
+        both = np.add.reduceat(both, np.arange(0, side, factor), axis=2)
+    bands = []
+    for pair in both:
+        used = np.flatnonzero(pair.any(axis=0))
+        start, stop = int(used[0]), int(used[-1]) + 1
+        bands.append(Band(start, stop, pair[:, start:stop].astype(np.float32)))
+    return tuple(bands)
+
+
+@lru_cache(maxsize=8)
+def _dense(side: int, factor: int = 1) -> Floats:
+    """The same as two matrices of 64 rows, of the picture and of the mirrored one: 8 MB at the longest side allowed."""
+    both = np.zeros((2, 64, -(-side // factor)), np.float32)
+    for k, (start, stop, weights) in enumerate(_bands(side, factor)):
+        both[0, k, start:stop], both[1, 63 - k, start:stop] = weights
+    return both
+
+
+def _along_height(levels: Pixels, height: int, factor: int = 1) -> Floats:
+    """`M_h` times `levels` (rows x columns), as they are and upside down: 2 x 64 x columns.
+
+    Strip by strip, so that the floats stay in the cache.
+    """
+    bands = _bands(height, factor)
+    columns = levels.shape[1]
+    result = np.empty((2, 64, columns), np.float32)
+    strip = np.empty((max(stop - start for start, stop, _ in bands), min(columns, _TILE)), np.float32)
+    for left in range(0, columns, _TILE):
+        tile = levels[:, left : left + _TILE]
+        for k, (start, stop, weights) in enumerate(bands):
+            floats = strip[: stop - start, : tile.shape[1]]
+            np.copyto(floats, tile[start:stop])
+            right = left + tile.shape[1]
+            result[0, k, left:right], result[1, 63 - k, left:right] = weights @ floats
+    return result
+
+
+def _quality(samples: Floats, tie: float = QUALITY_TIE) -> int | None:
+    """The reference's quality: steps of brightness of at least one per cent between neighbours, counted and scaled.
+
+    None where rounding decides.
+    """
+    steps = np.concatenate([np.diff(samples, axis=0).ravel(), np.diff(samples, axis=1).ravel()])
+    steps = np.abs(steps) * np.float32(100 / 255)
+    least, most = (min(100, int(np.floor(steps + off).sum()) // 90) for off in (-tie, tie))
+    return least if least == most else None
+
+
+def _value(coefficients: npt.NDArray[np.floating]) -> bytes:
+    flat = coefficients.ravel()[::-1]
+    return np.packbits(flat > np.partition(flat, 127)[127]).tobytes()
