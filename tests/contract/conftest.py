@@ -8,7 +8,6 @@ from contextlib import ExitStack
 import pytest
 
 from tests.contract.stores import Deployments, deployments
-from tests.servers.store import StoreServerError
 
 
 @pytest.fixture(
@@ -16,8 +15,4 @@ from tests.servers.store import StoreServerError
 )
 def _fresh(request: pytest.FixtureRequest) -> Iterator[Deployments]:
     with ExitStack() as stack:
-        try:
-            source = deployments(request.param, stack)
-        except StoreServerError as e:
-            pytest.skip(str(e))
-        yield source
+        yield deployments(request.param, stack)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -19,10 +18,9 @@ from tests.contract.stores import SHARDS, add, entries, in_shard, part, shard_of
 from tests.servers.store import RedisServer, ValkeyServer
 
 pytestmark = pytest.mark.store
-no_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server: apt-get install redis-server")
 
 
-@pytest.fixture(params=[ValkeyServer, pytest.param(RedisServer, marks=no_redis)], name="server")
+@pytest.fixture(params=[ValkeyServer, RedisServer], name="server")
 def _server(request: pytest.FixtureRequest) -> Iterator[ValkeyServer | RedisServer]:
     with request.param(append_only=True) as server:
         yield server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from itertools import count, islice
 
@@ -18,7 +17,6 @@ from tests.contract.stores import SHARDS, add, in_shard, part
 from tests.servers.store import RedisServer, ValkeyServer
 
 pytestmark = pytest.mark.store
-no_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server: apt-get install redis-server")
 _prefixes = count()
 
 
@@ -44,7 +42,7 @@ class Bench:
         return set(found)
 
 
-@pytest.fixture(scope="module", params=[ValkeyServer, pytest.param(RedisServer, marks=no_redis)], name="url")
+@pytest.fixture(scope="module", params=[ValkeyServer, RedisServer], name="url")
 def _url(request: pytest.FixtureRequest) -> Iterator[str]:
     with request.param() as server:
         yield server.url

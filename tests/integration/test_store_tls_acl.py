@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,10 +16,7 @@ from hashweir.model import Batch, Set
 from tests.contract.stores import add, in_shard, part
 from tests.servers.store import RedisServer
 
-pytestmark = [
-    pytest.mark.store,
-    pytest.mark.skipif(not shutil.which("redis-server"), reason="no redis-server: apt-get install redis-server"),
-]
+pytestmark = pytest.mark.store
 
 KEYS = "~{weir:*"
 READ = "+hget +hmget +hvals +get +getrange +xread +time +info +ping +multi +exec +fcall_ro"

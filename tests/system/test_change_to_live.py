@@ -82,9 +82,11 @@ async def measure(rig: Rig) -> tuple[list[float], list[float]]:
     return adds, withdrawals
 
 
-def test_the_next_upload_already_counts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_upload_already_counts(
+    broker: KafkaBroker, valkey_server: ValkeyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An added hash matches at once, a withdrawn one stops at once; how soon is printed, with Kafka's way in it."""
-    with KafkaBroker() as kafka, ValkeyServer() as store, Rig(kafka.bootstrap, store.url, "live") as rig:
+    with Rig(broker.bootstrap, valkey_server.url, "live") as rig:
         rig.create()
         rig.fill("live", [Known("live", f"held-{n}", "pdq", pdq(10_000 + n)) for n in range(10_000)])
         node = rig.node("l1")

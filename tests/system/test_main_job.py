@@ -69,10 +69,11 @@ def _known(one: Item) -> Known:
     return Known("texts", one.name, "tlsh", oracle.normal_tlsh(text), len(oracle.normal(text)))
 
 
-@pytest.fixture(scope="module")
-def kafka() -> Iterator[KafkaBroker]:
-    with KafkaBroker() as broker:
-        yield broker
+@pytest.fixture
+def store() -> Iterator[ValkeyServer]:
+    """A store of this test's own, for it is killed."""
+    with ValkeyServer(append_only=True) as server:
+        yield server
 
 
 def fill(rig: Rig, scenario: Scenario) -> None:
@@ -185,21 +186,23 @@ async def run_scenario(
     )
 
 
-def test_nothing_lost_and_nothing_wrong(kafka: KafkaBroker, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_lost_and_nothing_wrong(
+    broker: KafkaBroker, store: ValkeyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ten SIGKILLs and a store that dies: every upload has its verdict, every verdict is the brute-force one."""
     scenario = make(seed=1, count=2_000)
-    with ValkeyServer(append_only=True) as store, Rig(kafka.bootstrap, store.url, "main-job") as rig:
+    with Rig(broker.bootstrap, store.url, "main-job") as rig:
         fill(rig, scenario)
         line = asyncio.run(run_scenario(rig, scenario, store, kills=10))
     with capsys.disabled():
         print(f"\n{line}")
 
 
-def test_committing_too_early_is_noticed(kafka: KafkaBroker) -> None:
+def test_committing_too_early_is_noticed(broker: KafkaBroker, store: ValkeyServer) -> None:
     """The same run with workers that commit before the ack loses uploads, and is seen to."""
     scenario = make(seed=2, count=700)
     mutant = (sys.executable, "-m", "tests.system.commits_early", "work")
-    with ValkeyServer(append_only=True) as store, Rig(kafka.bootstrap, store.url, "mutant") as rig:
+    with Rig(broker.bootstrap, store.url, "mutant") as rig:
         fill(rig, scenario)
         with pytest.raises(AssertionError, match="without a verdict"):
             asyncio.run(run_scenario(rig, scenario, store, kills=1, command=mutant, patience_s=30))

@@ -70,9 +70,11 @@ async def roll(rig: Rig) -> tuple[list[str], Verdicts]:
     return sent, verdicts
 
 
-def test_fifty_restarts_lose_and_repeat_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fifty_restarts_lose_and_repeat_nothing(
+    broker: KafkaBroker, valkey_server: ValkeyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Fifty drains under load: every upload has exactly one verdict."""
-    with KafkaBroker() as kafka, ValkeyServer() as store, Rig(kafka.bootstrap, store.url, "rolling") as rig:
+    with Rig(broker.bootstrap, valkey_server.url, "rolling") as rig:
         rig.create()
         rig.fill("photos", [Known("photos", "one", "pdq", "0f" * 32)])
         rig.fill("texts", [Known("texts", "one", "sha256", "0f" * 32)])
