@@ -96,7 +96,7 @@ class Sampled:
     by_reference: bool = False
     """Whether the reference had to decide."""
     strips: Floats | None = None
-    """2 x 64 x width: `M_h luma` of the picture as it is and upside down. None where a side is under 5 pixels."""
+    """64 x 2 x width: `M_h luma` of the picture as it is and, last sample first, upside down. None: a side under 5."""
     across: Floats | None = None
     """2 x 64 x width: `M_w` of the picture as it is and mirrored."""
 
@@ -107,10 +107,16 @@ class Sampled:
         """
         if self.strips is None or self.across is None:
             return [self.value for _ in turns]
-        views = [_TURNS[turn] for turn in turns]
-        samples = {(v, h): self.strips[v] @ self.across[h].T for v, h, _ in views}
-        coefficients = {view: DCT @ one @ DCT.T for view, one in samples.items()}
-        return [_value(coefficients[v, h].T if transposed else coefficients[v, h]) for v, h, transposed in views]
+        width = self.across.shape[-1]
+        samples = self.strips.reshape(128, width) @ self.across.reshape(128, width).T
+        views = samples.reshape(64, 2, 2, 64).transpose(1, 2, 0, 3)
+        coefficients = DCT @ np.stack([views[0], views[1, :, ::-1]]) @ DCT.T
+        found = []
+        for turn in turns:
+            upside_down, mirrored, transposed = _TURNS[turn]
+            one = coefficients[upside_down, mirrored]
+            found.append(_value(one.T if transposed else one))
+        return found
 
 
 def fingerprint(rgb: Pixels) -> tuple[bytes, int]:
@@ -138,9 +144,9 @@ def sample(rgb: Pixels) -> Sampled:
     if min(height, width) < LEAST_SIDE:
         return Sampled(bytes(32), 0)
     rgb = np.ascontiguousarray(rgb)
-    strips = _along_height(rgb.reshape(height, width * 3), height).reshape(2, 64, width, 3) @ LUMA
+    strips = _along_height(rgb.reshape(height, width * 3), height).reshape(64, 2, width, 3) @ LUMA
     across = _dense(width)
-    samples = strips[0] @ across[0].T
+    samples = strips[:, 0] @ across[0].T
     coefficients = DCT @ samples @ DCT.T
     below, above = np.partition(coefficients, (127, 128), axis=None)[127:129]
     quality = _quality(samples)
@@ -165,7 +171,7 @@ def sample_scaled(grey: Pixels, height: int, width: int, factor: int) -> Sampled
         return None
     strips = _along_height(np.ascontiguousarray(grey), height, factor)
     across = _dense(width, factor)
-    samples = strips[0] @ across[0].T
+    samples = strips[:, 0] @ across[0].T
     coefficients = DCT @ samples @ DCT.T
     median = np.partition(coefficients, 127, axis=None)[127]
     if np.count_nonzero(np.abs(coefficients - median) < CLOSE) >= CLOSE_MOST:
@@ -231,21 +237,21 @@ def _dense(side: int, factor: int = 1) -> Floats:
 
 
 def _along_height(levels: Pixels, height: int, factor: int = 1) -> Floats:
-    """`M_h` times `levels` (rows x columns), as they are and upside down: 2 x 64 x columns.
+    """`M_h` times `levels` (rows x columns): 64 x 2 x columns.
 
+    The second of each pair is of the picture upside down, whose samples come last first: [63 - k, 1] is its sample k.
     Strip by strip, so that the floats stay in the cache.
     """
     bands = _bands(height, factor)
     columns = levels.shape[1]
-    result = np.empty((2, 64, columns), np.float32)
+    result = np.empty((64, 2, columns), np.float32)
     strip = np.empty((max(stop - start for start, stop, _ in bands), min(columns, _TILE)), np.float32)
     for left in range(0, columns, _TILE):
         tile = levels[:, left : left + _TILE]
-        for k, (start, stop, weights) in enumerate(bands):
+        for pair, (start, stop, weights) in zip(result[:, :, left : left + _TILE], bands, strict=True):
             floats = strip[: stop - start, : tile.shape[1]]
             np.copyto(floats, tile[start:stop])
-            right = left + tile.shape[1]
-            result[0, k, left:right], result[1, 63 - k, left:right] = weights @ floats
+            np.matmul(weights, floats, out=pair)
     return result
 
 
