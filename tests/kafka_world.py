@@ -48,6 +48,14 @@ class KafkaWorld:
         await self._producer.partitions_for(name)
         return name
 
+    async def delete(self, topic: str) -> None:
+        """Delete a topic with its records."""
+        await self._admin.delete_topics([topic])
+        await until("the topic is gone", lambda: self._gone(topic))
+
+    async def _gone(self, topic: str) -> bool:
+        return topic not in await self._admin.list_topics()
+
     async def add_partitions(self, topic: str, total: int) -> None:
         """Grow a topic, and wait until the producer here sees it."""
         await self._admin.create_partitions({topic: NewPartitions(total)})

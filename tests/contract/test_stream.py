@@ -230,6 +230,28 @@ async def test_paused_partitions_deliver_nothing_and_the_others_go_on(bench: Ben
     await source.stop()
 
 
+async def test_a_pause_outlives_the_assignment(bench: Bench) -> None:
+    """Who pauses a partition and gets it again gets nothing of it until it resumes."""
+    one, two = bench.source(), bench.source()
+    notes, others = Notes(), Notes()
+    await one.start(notes)
+    await joined(one, notes, PARTITIONS)
+    one.pause([(bench.topic, 1)])
+    epoch = notes.epoch
+    await two.start(others)
+    async with asyncio.timeout(DEADLINE_S):
+        while not (others.partitions and notes.epoch > epoch):
+            await asyncio.gather(one.poll(0.05), two.poll(0.05))
+    await two.stop()
+    await joined(one, notes, PARTITIONS)
+    for partition in range(PARTITIONS):
+        await bench.produce([b"x"] * 5, partition)
+    assert {record.partition for record in await collect(one, lambda got: len(got) >= 10)} == {0, 2}
+    one.resume([(bench.topic, 1)])
+    assert {record.partition for record in await collect(one, lambda got: len(got) >= 5)} == {1}
+    await one.stop()
+
+
 async def test_a_successor_begins_at_what_was_committed(bench: Bench) -> None:
     """Uncommitted records come again after a crash, committed ones do not."""
     await bench.produce([b"%d" % n for n in range(10)], 0)

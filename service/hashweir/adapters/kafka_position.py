@@ -61,6 +61,9 @@ class Positions:
     def __iter__(self) -> Iterator[TopicPartition]:
         return iter(tuple(self._next))
 
+    def __len__(self) -> int:
+        return len(self._next)
+
     def __contains__(self, tp: TopicPartition) -> bool:
         return tp in self._next
 

@@ -148,9 +148,15 @@ class KafkaSource:
     async def _close(self) -> None:
         if self._consumer is None:
             return
-        # aiokafka's stop can hang or raise (issues 647 and 773); what is left then dies with the process.
-        with contextlib.suppress(KafkaError, OSError, TimeoutError, IllegalStateError):
+        try:
+            # aiokafka's stop can hang or raise (issues 647 and 773).
             await within(self._timing.stop_s, self._consumer.stop())
+        except (KafkaError, OSError, TimeoutError):
+            # Then it has closed nothing, and there is no public way to.
+            for part in (self._consumer._fetcher, self._consumer._client):
+                if part is not None:
+                    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                        await within(1.0, part.close())
         if self._fetching is not None:
             # The one place where a fetch may be cancelled: nothing is fetched after it.
             self._fetching.cancel()
@@ -195,8 +201,12 @@ class KafkaSource:
 
     async def _fetch(self, timeout_s: float) -> None:
         """Fetch once; what comes, or goes wrong, is kept for `poll`."""
+        wanted, wait_s = self._wanted(), timeout_s
+        if wanted:
+            # A pause for want of room is over in milliseconds; this call could not see its end.
+            wait_s = min(timeout_s, 0.02)
         try:
-            batches = await self._consumer.getmany(timeout_ms=int(timeout_s * 1000))
+            batches = await self._consumer.getmany(*wanted, timeout_ms=int(wait_s * 1000))
         except NoOffsetForPartitionError as error:
             # aiokafka fetches before the assigned callback has run: until that step ends the position is pending.
             if self._ready:
@@ -212,6 +222,18 @@ class KafkaSource:
             self._failed = 0
             if self._ready:
                 self._keep(batches)
+
+    def _wanted(self) -> list[TopicPartition]:
+        """What to ask for: nothing named asks for all.
+
+        Pausing is done here and not by aiokafka, which throws away what it has fetched ahead when a partition is
+        paused, and forgets the pause with each assignment.
+        """
+        wanted = [tp for tp in self._at if tp not in self._paused and tp not in self._at.lost]
+        if len(wanted) == len(self._at):
+            return []
+        # A partition that does not exist gives nothing, but the call counts as a sign of life.
+        return wanted or [TopicPartition(self._topic, -1)]
 
     def _keep(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         for tp, records in batches.items():
@@ -236,7 +258,7 @@ class KafkaSource:
         # skipped: both have moved its positions, and neither is told.
         self._rewind()
         self._failed += 1
-        if isinstance(error, BAD_DATA) or not isinstance(error, KafkaError):
+        if _is_bad_data(error):
             await self._find_corrupt()
         else:
             self._trouble = unreachable(self._access, f"{type(error).__name__} {error}".strip())
@@ -249,21 +271,27 @@ class KafkaSource:
     async def _find_corrupt(self) -> None:
         turn = self._turn
         for tp in [tp for tp in self._at if tp not in self._at.lost and tp not in self._paused]:
-            try:
-                batches = await self._consumer.getmany(tp, timeout_ms=500)
-            except OffsetOutOfRangeError:
-                continue
-            except Exception as error:  # noqa: BLE001 - see above
-                self._rewind()
-                if turn == self._turn and (isinstance(error, BAD_DATA) or not isinstance(error, KafkaError)):
+            # One by one, because a call that meets bad bytes gives nothing of what it has read before them.
+            for _ in range(self._max_records):
+                try:
+                    batches = await self._consumer.getmany(tp, timeout_ms=500, max_records=1)
+                except (OffsetOutOfRangeError, NoOffsetForPartitionError):
+                    break
+                except Exception as error:  # noqa: BLE001 - see above
+                    self._rewind()
+                    if turn != self._turn or not _is_bad_data(error):
+                        return
                     self._corrupt[tp] = self._corrupt.get(tp, 0) + 1
                     if self._corrupt[tp] >= CORRUPT:
-                        at = self._at.next(tp)
-                        self._halt(tp, RangeLost((tp.topic, tp.partition), at, at + 1))
-                        self._failed = 0
-            else:
-                if turn == self._turn and self._ready:
+                        # Where the bytes can't be read, nobody knows how many records they were: one at least.
+                        self._halt(tp, RangeLost((tp.topic, tp.partition), self._at.next(tp), self._at.next(tp) + 1))
+                        break
+                else:
+                    if turn != self._turn or not self._ready:
+                        return
                     self._keep(batches)
+                    if not batches:
+                        break
 
     def _rewind(self) -> None:
         if self._ready:
@@ -284,18 +312,11 @@ class KafkaSource:
 
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Stop delivering from these partitions, through re-assignments too, until `resume`."""
-        for tp in map(_tp, partitions):
-            self._paused.add(tp)
-            if self._ready and tp in self._at:
-                # What aiokafka has fetched ahead is thrown away and fetched again: pausing is for long.
-                self._consumer.pause(tp)
+        self._paused.update(map(_tp, partitions))
 
     def resume(self, partitions: Sequence[Partition]) -> None:
         """Deliver again; a partition whose range was lost stays halted."""
-        for tp in map(_tp, partitions):
-            self._paused.discard(tp)
-            if self._ready and tp in self._at and tp not in self._at.lost:
-                self._consumer.resume(tp)
+        self._paused.difference_update(map(_tp, partitions))
 
     # ── committing ──
 
@@ -399,11 +420,10 @@ class KafkaSource:
         self._open_epoch = self._told_epoch = self._epoch
         if self._listener is not None:
             await self._listener.on_assigned(self._epoch, [(tp.topic, tp.partition) for tp in tps])
-        # From here to the end no await: what was fetched too early is undone, and pauses are set again, because
-        # aiokafka forgets them with each assignment.
+        # From here to the end no await: what was fetched too early is undone.
         for tp in tps:
             self._consumer.seek(tp, self._at.next(tp))
-            if tp in self._paused or tp in self._at.lost:
+            if tp in self._at.lost:
                 self._consumer.pause(tp)
         self._ready = True
 
@@ -456,6 +476,11 @@ class KafkaSource:
 
 def _tp(partition: Partition) -> TopicPartition:
     return TopicPartition(*partition)
+
+
+def _is_bad_data(error: Exception) -> bool:
+    """What is no error of Kafka's is one of reading: of a codec, or of text that is no UTF-8."""
+    return isinstance(error, BAD_DATA) or not isinstance(error, KafkaError)
 
 
 class _Callbacks(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka carries no types
