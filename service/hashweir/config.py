@@ -119,6 +119,7 @@ class Scan(Section):
     processes: int = Field(default=0, ge=0, le=8, description="0: one per core, at most 8")
     image_deadline_seconds: PositiveFloat = Field(default=20.0, description="wall time for one image")
     text_deadline_seconds: PositiveFloat = Field(default=20.0, description="wall time for one text")
+    document_deadline_seconds: PositiveFloat = Field(default=60.0, description="wall time for one PDF")
     memory_bytes: PositiveInt = Field(default=1024 * MIB, description="address space of one scan process")
 
 
@@ -131,6 +132,8 @@ class Limits(Section):
     side_pixels: PositiveInt = Field(default=16_384, description="longest side of an image")
     ratio: PositiveInt = Field(default=200, description="long side to short side, of large images")
     text_bytes: PositiveInt = Field(default=4 * MIB, description="a text")
+    pages: int = Field(default=200, ge=1, le=200, description="pages of a PDF that are read")
+    page_objects: PositiveInt = Field(default=100_000, description="objects on a page of a PDF")
 
 
 class Index(Section):

@@ -108,7 +108,10 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 class Fingerprint(Value, frozen=True, kw_only=True):
-    """One hash of an upload. `length` is that of the hashed form (bytes for raw, characters for normal)."""
+    """One hash of an upload. `length` is that of the hashed form (bytes for raw, characters for normal).
+
+    `page`, from 1, is the page of a document that was rendered; what comes of the whole file has none.
+    """
 
     kind: Kind
     form: Form
@@ -116,6 +119,7 @@ class Fingerprint(Value, frozen=True, kw_only=True):
     value: HashText
     quality: Annotated[int, Meta(ge=0, le=100)] | None = None
     length: Annotated[int, Meta(ge=0)] | None = None
+    page: Annotated[int, Meta(ge=1)] | None = None
 
 
 class GivenFingerprint(Value, frozen=True, kw_only=True):
@@ -179,6 +183,8 @@ class Limits(Value, frozen=True, kw_only=True):
     """What one upload may be before a scan refuses it. Pictures are judged by their header, before decoding.
 
     `ratio` is long side to short side; up to `ratio_free_pixels` any ratio goes, for small strips are harmless.
+    Of a document, `pages` are read, those with more than `page_objects` objects excepted; a page's pictures are
+    under the limits of pictures.
     """
 
     pixels: Annotated[int, Meta(gt=0)] = 50_000_000
@@ -186,6 +192,8 @@ class Limits(Value, frozen=True, kw_only=True):
     ratio: Annotated[int, Meta(gt=0)] = 200
     ratio_free_pixels: Annotated[int, Meta(ge=0)] = 8_000_000
     text_bytes: Annotated[int, Meta(gt=0)] = 4 * 2**20
+    pages: Annotated[int, Meta(gt=0, le=200)] = 200
+    page_objects: Annotated[int, Meta(gt=0)] = 100_000
 
 
 # ── what is known ──
@@ -276,6 +284,7 @@ class Hit(Value, frozen=True, kw_only=True):
     action: Action
     state: HitState
     length_unknown: bool = False
+    page: int | None = None
 
 
 class Verdict(Value, frozen=True, kw_only=True):

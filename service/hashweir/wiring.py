@@ -101,8 +101,19 @@ def sandbox(config: Config, metrics: Metrics | None = None) -> ProcessSandbox:
     return ProcessSandbox(
         scan=SCAN,
         count=scan.processes or min(os.cpu_count() or 1, MOST_PROCESSES),
-        limits=Limits(pixels=limits.pixels, side=limits.side_pixels, ratio=limits.ratio, text_bytes=limits.text_bytes),
-        deadline_s={"image": scan.image_deadline_seconds, "text": scan.text_deadline_seconds},
+        limits=Limits(
+            pixels=limits.pixels,
+            side=limits.side_pixels,
+            ratio=limits.ratio,
+            text_bytes=limits.text_bytes,
+            pages=limits.pages,
+            page_objects=limits.page_objects,
+        ),
+        deadline_s={
+            "image": scan.image_deadline_seconds,
+            "text": scan.text_deadline_seconds,
+            "document": scan.document_deadline_seconds,
+        },
         memory_bytes=scan.memory_bytes,
         when_ended=(lambda why: metrics.scan_deaths.labels(why).inc()) if metrics else (lambda why: None),
     )

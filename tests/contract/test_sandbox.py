@@ -12,6 +12,7 @@ from hashweir.adapters.sandbox import ProcessSandbox
 from hashweir.model import Limits, Upload
 from hashweir.pipeline.scan import prepare, scan
 from hashweir.ports import Sandbox
+from tests.pdfs import Sheet, lines, locked, pdf, scanned
 from tests.pictures import encode, giant_claims, one_bit_bomb, photo, photos
 
 LIMITS = Limits()
@@ -47,6 +48,8 @@ async def test_it_answers_what_the_scan_function_answers(sandbox: Sandbox) -> No
     contents += [(TEXT, "text/plain"), (b"", "text/plain"), (b"", None), (b"\xff", "text/plain")]
     contents += [(one, "image/png") for one in (one_bit_bomb(), *giant_claims().values())]
     contents += [(encode(photo(), "JPEG")[:9000], "image/jpeg")]
+    document = pdf(scanned(photo()), Sheet(lines("Two lines of words for a page of text. " * 5)))
+    contents += [(one, "application/pdf") for one in (document, document[:700], locked())]
     results = await asyncio.gather(*(sandbox.scan(upload(*one)) for one in contents))
     for (content, media_type), result in zip(contents, results, strict=True):
         expected = scan(content, media_type, LIMITS)

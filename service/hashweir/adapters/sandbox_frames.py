@@ -121,6 +121,8 @@ def _require_honest(scan: Scan) -> None:
             raise BadReply(f"{one.kind} value {one.value!a} is not in canonical form")
         if one.length is not None and one.length >= 2**32:
             raise BadReply("a length out of range")
+        if one.page is not None and (one.kind != "pdq" or one.page > 200 or scan.media_class != "document"):
+            raise BadReply("a page out of range")
     _require_words(scan)
 
 
@@ -128,6 +130,8 @@ def _require_words(scan: Scan) -> None:
     """Every word that reaches verdicts and metric labels comes from a closed list."""
     kinds = KINDS_OF[scan.media_class] if scan.media_class else ("sha256", "md5")
     found = {one.kind for one in scan.fingerprints}
+    if scan.media_class == "document" and found & {"pdq", "text"}:
+        found |= {"pdq", "tlsh", "text"}  # a document may have text only, or pictures only
     for kind, word in scan.checked.items():
         if kind not in kinds or word not in _REASONS | {"ok"} or (word == "ok" and kind not in found):
             raise BadReply(f"checked {kind}: {word!a}")

@@ -111,6 +111,7 @@ def _hit(verdict: str, near: Neighbour, owner: Set, upload: Upload, scan: Scan, 
         action=_weakest(owner.actions.get(band, "none"), ceiling),
         state="active" if owner.state == "active" else "shadow",
         length_unknown=near.length_unknown,
+        page=fingerprint.page,
     )
 
 
@@ -148,11 +149,11 @@ def _nearest(hits: Iterable[Hit]) -> list[Hit]:
 
 
 def _checked(scan: Scan, applicable: dict[str, Set]) -> dict[Kind, str]:
-    """What was checked of each kind; a picture under the floor of any active set was not fully checked."""
+    """What was checked of each kind; a picture or page under the floor of any active set was not fully checked."""
     checked = dict(scan.checked)
-    quality = next((one.quality for one in scan.fingerprints if one.kind == "pdq"), None)
+    qualities = [one.quality for one in scan.fingerprints if one.kind == "pdq" and one.quality is not None]
     floor = max((one.min_quality for one in applicable.values() if one.state == "active"), default=0)
-    if quality is not None and quality < floor and checked.get("pdq") == "ok":
+    if qualities and min(qualities) < floor and checked.get("pdq") == "ok":
         checked["pdq"] = "low_quality"
     return checked
 

@@ -1,4 +1,4 @@
-"""Untrusted bytes to a picture or a text, under limits. Runs inside a scan process, on one thread.
+"""Untrusted bytes to a picture, a text or a document, under limits. Runs inside a scan process, on one thread.
 
 The magic bytes choose the decoder. A picture's header is read first and judged before any pixel is decoded; then
 simplejpeg decodes plain JPEG, Pillow the rest and whatever simplejpeg refuses. Pixels are RGB-correct: palettes,
@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
@@ -21,10 +22,13 @@ import simplejpeg
 from PIL import Image, ImageFile, MpoImagePlugin, WebPImagePlugin
 
 from hashweir.model import Limits, MediaClass
+from hashweir.pipeline.decode_pdf import MAGIC as PDF_MAGIC
+from hashweir.pipeline.decode_pdf import Page, Unopened, pages
 
 Pixels = npt.NDArray[np.uint8]
 
 PILLOW_NAMES: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF", "image/webp": "WEBP"}
+PDF: Final = "application/pdf"
 _CODEC_ERRORS: Final = (
     ArithmeticError,
     AttributeError,
@@ -61,6 +65,14 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """A PDF that opens. Its pages are read one by one, as they are asked for: all at once would fill the memory."""
+
+    media_type: str
+    pages: Iterator[Page]
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Nothing to hash perceptually, and the reason."""
 
@@ -69,7 +81,7 @@ class Refusal:
     reason: str
 
 
-Decoded = Picture | Text | Refusal
+Decoded = Picture | Text | Document | Refusal
 
 
 class _OverLimit(Exception):
@@ -79,13 +91,16 @@ class _OverLimit(Exception):
 def decode(content: bytes, declared: str | None, limits: Limits) -> Decoded:
     """Decode by magic bytes. `declared` (a media type without parameters) matters where there are none: text.
 
-    A declared text that merely begins like a picture is read as text where no picture comes of it.
+    A declared text that merely begins like a picture or a PDF is read as text where nothing comes of it. PDF
+    readers also take files with something else in front, so a declared one is tried whatever it begins with.
     """
     media_type = sniff(content)
     decoded: Decoded | None = None
-    if media_type is not None:
+    if media_type == PDF or (media_type is None and declared == PDF):
+        decoded = _document(content, limits)
+    elif media_type is not None:
         decoded = _picture(content, media_type, limits)
-    if isinstance(decoded, Picture):
+    if isinstance(decoded, Picture | Document):
         return decoded
     if declared is not None and declared.startswith("text/"):
         text = _text(content, declared, limits)
@@ -108,7 +123,16 @@ def sniff(content: bytes) -> str | None:
         return "image/gif"
     if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         return "image/webp"
+    if content.startswith(PDF_MAGIC):
+        return PDF
     return None
+
+
+def _document(content: bytes, limits: Limits) -> Document | Refusal:
+    try:
+        return Document(PDF, pages(content, limits))
+    except Unopened as unopened:
+        return Refusal(PDF, "document", unopened.reason)
 
 
 def _text(content: bytes, declared: str, limits: Limits) -> Text | Refusal:

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
+from typing import Final
 
+import msgspec
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from hashweir.hashing import exact
 from hashweir.model import KINDS_OF, Fingerprint, Kind, Limits, MediaClass, Scan
-from hashweir.pipeline.decode import PILLOW_NAMES, Picture, Refusal, Text, decode, sniff
+from hashweir.pipeline.decode import PILLOW_NAMES, Document, Picture, Refusal, Text, decode, sniff
 from hashweir.pipeline.fingerprint import fingerprint_picture, fingerprint_text, is_mostly_ascii
+
+SAMPLE_PDF: Final = b"""%PDF-1.4
+1 0 obj <</Type /Catalog /Pages 2 0 R>> endobj
+2 0 obj <</Type /Pages /Kids [3 0 R] /Count 1>> endobj
+3 0 obj <</Type /Page /Parent 2 0 R /MediaBox [0 0 200 100] /Contents 4 0 R /Resources <</Font <</F 5 0 R>>>>>> endobj
+4 0 obj <</Length 41>> stream
+BT /F 9 Tf 9 60 Td (One short line.) Tj ET
+endstream endobj
+5 0 obj <</Type /Font /Subtype /Type1 /BaseFont /Helvetica>> endobj
+trailer <</Root 1 0 R>>
+"""
+"""A page with so little text that it is rendered too: all of PDFium that is needed, in one go."""
+
+_FAINT: Final = 50
+"""PDQ quality; under it a hash says little (the reference's own advice, and the floor of a set by default)."""
 
 ScanFunction = Callable[[bytes, str | None], Scan]
 
@@ -31,6 +50,7 @@ def prepare(limits: Limits) -> ScanFunction:
         Image.new("RGB", (64, 64)).save(sample, name)
         bound(sample.getvalue(), None)
     bound("ﬀ and so on: ".encode() * 9, "text/plain")
+    bound(SAMPLE_PDF, None)
     return bound
 
 
@@ -41,7 +61,7 @@ def scan(content: bytes, media_type: str | None, limits: Limits) -> Scan:
     decoded = decode(content, declared, limits)
     ready = time.perf_counter()
     found: tuple[Fingerprint, ...] = ()
-    reason = None
+    reason = text = None
     media_class: MediaClass | None
     match decoded:
         case Picture():
@@ -49,8 +69,11 @@ def scan(content: bytes, media_type: str | None, limits: Limits) -> Scan:
             found = fingerprint_picture(decoded.rgb)
             checked: dict[Kind, str] = {"pdq": "truncated" if decoded.truncated else "ok"}
         case Text():
-            media_class = "text"
-            found, checked = fingerprint_text(decoded.text)
+            media_class, text = "text", decoded.text
+            found, checked = fingerprint_text(text)
+        case Document():
+            media_class = "document"
+            found, checked, text = _document(decoded, limits)
         case Refusal():
             media_class, reason = decoded.media_class, decoded.reason
             checked = dict.fromkeys(KINDS_OF[media_class], reason) if media_class else {}
@@ -61,18 +84,58 @@ def scan(content: bytes, media_type: str | None, limits: Limits) -> Scan:
         media_type=decoded.media_type,
         fingerprints=found,
         checked=checked,
-        notes=_notes(content, declared, decoded),
+        notes=_notes(content, declared, text),
         reason=reason,
         timings={"decode": ready - started, "hash": time.perf_counter() - ready},
     )
 
 
-def _notes(content: bytes, declared: str | None, decoded: Picture | Text | Refusal) -> tuple[str, ...]:
+def _document(document: Document, limits: Limits) -> tuple[tuple[Fingerprint, ...], dict[Kind, str], str | None]:
+    """Fingerprints of a document: of the text of all pages as one, and of each rendered page with its number.
+
+    The kinds of text are ok where all text was read or there is none, `pdq` where every page that had to be rendered
+    was; a page of one colour, or a faint one that has text, shows nothing that could be known. A document in which
+    nothing at all is to be seen was not checked.
+    """
+    found: list[Fingerprint] = []
+    texts: list[str] = []
+    of_text = of_pictures = "ok"
+    size = 0
+    for page in document.pages:
+        if page.trouble is not None:
+            of_pictures = page.trouble if of_pictures == "ok" else of_pictures
+            of_text = page.trouble if of_text == "ok" and not page.text_complete else of_text
+        if page.rgb is not None and not (page.rgb == page.rgb[0, 0]).all():
+            found += _of_page(page.number, page.rgb, bool(page.text.strip()))
+        size += len(page.text.encode()) + 1
+        if size <= limits.text_bytes:
+            texts.append(page.text)
+        elif of_text == "ok":
+            of_text = "too_large"
+    text = "\n".join(texts)
+    checked: dict[Kind, str] = {"tlsh": of_text, "text": of_text, "pdq": of_pictures}
+    if text.strip() and size <= limits.text_bytes:
+        of_whole, words = fingerprint_text(text)
+        found += of_whole
+        checked |= {kind: word for kind, word in words.items() if of_text == "ok"}
+    elif not found:
+        checked = {kind: "blank" if word == "ok" else word for kind, word in checked.items()}
+    return tuple(found), checked, text if text.strip() else None
+
+
+def _of_page(number: int, rgb: npt.NDArray[np.uint8], has_text: bool) -> Iterator[Fingerprint]:
+    """The canonical fingerprint of a rendered page, unless it is a faint one of a page that its text speaks for."""
+    for one in fingerprint_picture(rgb):
+        if one.form == "canonical" and not (has_text and (one.quality or 0) < _FAINT):
+            yield msgspec.structs.replace(one, page=number)
+
+
+def _notes(content: bytes, declared: str | None, text: str | None) -> tuple[str, ...]:
     notes = []
     sniffed = sniff(content)
     # image/jpg is no registered type and is sent all the same.
     if declared not in (None, sniffed, "image/jpg" if sniffed == "image/jpeg" else None) and sniffed:
         notes.append("type_mismatch")
-    if isinstance(decoded, Text) and is_mostly_ascii(decoded.text):
+    if text is not None and is_mostly_ascii(text):
         notes.append("mostly_ascii")
     return tuple(notes)

@@ -216,7 +216,7 @@ def test_texts() -> None:
     assert refusal(b"a" * 11, "text/plain", Limits(text_bytes=10)) == "too_large"
     assert refusal(b"just words") == "unknown_content_type"
     assert refusal(b"", "image/png") == "undecodable"
-    assert refusal(b"%PDF-1.7", "application/pdf") == "unknown_content_type"
+    assert refusal(b"%PDF-1.7", "application/pdf") == "undecodable"
 
 
 def test_a_text_that_begins_like_a_picture_is_a_text() -> None:

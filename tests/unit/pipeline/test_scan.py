@@ -137,7 +137,7 @@ def test_edits_that_the_normal_form_undoes(edit: Callable[[str], str]) -> None:
     ("content", "declared", "reason"),
     [
         (b"\xff\xfe", "text/plain", "invalid_utf8"),
-        (b"%PDF-1.7", "application/pdf", "unknown_content_type"),
+        (b"%PDF-1.7", "application/pdf", "undecodable"),
         (b"anything", None, "unknown_content_type"),
     ],
 )
