@@ -145,10 +145,12 @@ class _Demo:
             TEXT_SET: [],
         }
         loop = asyncio.get_running_loop()
-        for is_text, number in originals():
+
+        async def fill(is_text: bool, number: int) -> None:
             sample = await loop.run_in_executor(threads, original, self._seed, is_text, number)
-            name = item_name(is_text, number)
-            rows[TEXT_SET if is_text else PICTURE_SET] += await _rows(sandbox, sample, name)
+            rows[TEXT_SET if is_text else PICTURE_SET].extend(await _rows(sandbox, sample, item_name(is_text, number)))
+
+        await asyncio.gather(*(fill(*one) for one in originals()))
         for name, lines in rows.items():
             await commands.import_rows(store, commands.LOCAL, name, enumerate(lines, start=1), labels=("synthetic",))
             await commands.activate(store, commands.LOCAL, name)
