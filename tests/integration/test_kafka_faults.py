@@ -1,4 +1,7 @@
-"""Kafka and its client at their worst: what was promised holds, what is lost is named, what is stuck says so."""
+"""Kafka and its client at their worst: what was promised holds, what is lost is named, what is stuck says so.
+
+Long because each fault is a story of its own, told on the same two readers and the same broker.
+"""
 
 from __future__ import annotations
 
