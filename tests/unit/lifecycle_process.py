@@ -6,6 +6,7 @@ Arguments: how long one upload takes, in seconds; `fail` makes a background task
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -21,8 +22,6 @@ from hashweir.pipeline.emit import Emitter
 from hashweir.pipeline.worker import Worker
 from tests.unit.pipeline.world import Knowledge, Scripted
 
-UPLOADS = 500
-
 
 class SystemClock:
     def now_ms(self) -> int:
@@ -37,13 +36,20 @@ async def fail() -> None:
     raise Unreachable("store_unreachable", "for the test")
 
 
+async def produce(broker: MemoryBroker, seconds: str) -> None:
+    """Uploads without an end, faster than they are judged: whenever the signal comes, it comes in full flow."""
+    for n in itertools.count():
+        headers = ("ce_id", b"u%d" % n), ("ce_source", b"test"), ("content-type", b"text/plain")
+        broker.produce("uploads", f"slow {seconds} u{n}".encode(), headers=headers, partition=n % 3)
+        if n % 20 == 0:
+            await asyncio.sleep(0.01)
+
+
 async def main(seconds: str, failing: bool) -> int:
     log, clock, metrics = setup(), SystemClock(), Metrics(version="test")
     broker = MemoryBroker(clock)
     broker.create_topic("uploads", 3)
-    for n in range(UPLOADS):
-        headers = ("ce_id", b"u%d" % n), ("ce_source", b"test"), ("content-type", b"text/plain")
-        broker.produce("uploads", f"slow {seconds} u{n}".encode(), headers=headers, partition=n % 3)
+    flow = asyncio.create_task(produce(broker, seconds))
     known = Knowledge()
     gate = ViewGate(known)
     source, sink = MemorySource(broker, "group", "uploads", max_records=10), MemorySink(broker)
@@ -70,9 +76,11 @@ async def main(seconds: str, failing: bool) -> int:
         await asyncio.sleep(0.01)
     print(json.dumps({"port": server.port}), flush=True)
     code = await run
+    flow.cancel()
     written = Counter(dict(record.headers)["ce_id"].decode() for record in broker.records("verdicts"))
     left = {
         "verdicts": sum(written.values()),
+        "produced": len(broker.records("uploads")),
         "most_per_upload": max(written.values(), default=0),
         "committed": sum(broker.committed("group").values()),
     }

@@ -91,13 +91,13 @@ def handled(process: Process) -> float:
 def test_a_signal_in_full_flow_leaves_nothing_half_done(start: Callable[..., Process], number: signal.Signals) -> None:
     """Exit 0; every verdict published is committed, so a successor repeats none; each step in its order."""
     process = start("0.05")
-    until(lambda: 0 < handled(process) < 450)
+    until(lambda: handled(process) > 100)
     assert process.ask("/ready")[0] == 200
     process.signal(number)
     code, (left,), log = process.end()
     assert code == 0
     assert left["verdicts"] == left["committed"]
-    assert 0 < left["verdicts"] < 500
+    assert 100 < left["verdicts"] < left["produced"]
     assert left["most_per_upload"] == 1
     assert [line["step"] for line in log if line["event"] == "service.drain_step"] == [
         "stop_polling",
