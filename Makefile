@@ -38,7 +38,7 @@ gates: .venv/.dev
 	@$(BIN)/ruff format --check --quiet --output-format concise || { $(SAY) "run $(BIN)/ruff format FILE"; exit 1; }
 	@$(BIN)/ruff check --quiet --output-format concise
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-timing >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
+	@$(BIN)/lint-imports >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 	@$(BIN)/deptry service 2>.venv/deptry.log || { cat .venv/deptry.log; exit 1; }
 
 venv: .venv/.dev  ## .venv with the pinned packages and this project (PYTHON=python3.12 picks another Python)
