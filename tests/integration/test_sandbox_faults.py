@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import uvloop
 
 from hashweir.adapters.sandbox import ProcessSandbox
 from hashweir.adapters.sandbox_frames import BadReply, unpack_ready, unpack_reply
@@ -353,19 +352,6 @@ async def test_a_killed_parent_leaves_no_orphans() -> None:
         loop.remove_reader(handle)
         os.close(handle)
     await parent.wait()
-
-
-def test_the_same_on_the_other_event_loop() -> None:
-    async def faults() -> None:
-        async with running() as pool:
-            for content, media_type, reason, _ in FAULTS:
-                require_failed(await pool.sandbox.scan(upload(content, media_type)), content, reason)
-            await pool.back_to(2)
-            for pid in pool.sandbox.pids:
-                os.kill(pid, signal.SIGKILL)
-            assert (await pool.sandbox.scan(upload(b"fine"))).reason is None
-
-    uvloop.run(faults())
 
 
 @pytest.mark.slow
