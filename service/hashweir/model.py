@@ -200,7 +200,11 @@ class Limits(Value, frozen=True, kw_only=True):
 
 
 class Set(Value, frozen=True, kw_only=True):
-    """A named collection of entries with one policy. `version` is the policy sequence of its last change."""
+    """A named collection of entries with one policy. `version` is the policy sequence of its last change.
+
+    `radius` is how far a hit may be. Of texts it is an upper bound: what was measured for their length
+    (`hashing.radii`) is less for all but the shortest.
+    """
 
     name: SetName
     number: Annotated[int, Meta(ge=0, lt=2**24)] = 0
@@ -208,7 +212,7 @@ class Set(Value, frozen=True, kw_only=True):
     origin: Origin
     state: SetState = "shadow"
     surfaces: tuple[Surface, ...] = ()
-    radius: dict[Kind, Annotated[int, Meta(ge=0, le=256)]] = field(default_factory=lambda: {"pdq": 31, "tlsh": 60})
+    radius: dict[Kind, Annotated[int, Meta(ge=0, le=256)]] = field(default_factory=lambda: {"pdq": 31, "tlsh": 100})
     bands: dict[Kind, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]] = field(
         default_factory=lambda: {"pdq": (10, 20), "tlsh": (20, 40)}
     )
@@ -252,12 +256,15 @@ class Entry(Value, frozen=True, kw_only=True):
 class Neighbour(Struct, frozen=True, kw_only=True):
     """An entry near a fingerprint of the upload. `distance` is the kind's plain integer.
 
-    `length_unknown` marks a TLSH neighbour whose lengths could only be compared by TLSH's own coarse length byte.
+    `radius` is within what it was accepted. `only_logs` marks texts of a length at which being near proves little,
+    `length_unknown` those whose lengths could only be compared by TLSH's own coarse length byte.
     """
 
     fingerprint: Fingerprint
     entry: Entry
     distance: int
+    radius: int
+    only_logs: bool = False
     length_unknown: bool = False
 
 

@@ -88,7 +88,7 @@ def test_the_life_of_a_set(cli: Cli) -> None:
     assert (empty.returncode, "create one with" in empty.stderr) == (0, True)
     made(cli, "demo", "--surface", "post", "--pdq-radius", "20")
     one = cli.json("show", "demo")
-    assert (one["state"], one["surfaces"], one["radius"]) == ("shadow", ["post"], {"pdq": 20, "tlsh": 60})
+    assert (one["state"], one["surfaces"], one["radius"]) == ("shadow", ["post"], {"pdq": 20, "tlsh": 100})
     added = cli.json("add", "demo", f"pdq:{pdq(1)}", f"pdq:{pdq(2)}", "--item", "march", "--label", "a", "--label", "b")
     assert added["outcomes"] == {"added": 2}
     on = cli.json("activate", "demo")

@@ -19,7 +19,9 @@ from PIL import Image
 
 from tests.system.corpus import UPLOAD_JSON, Sent
 
-PDQ_RADIUS, TLSH_RADIUS, MIN_QUALITY = 31, 60, 50
+PDQ_RADIUS, MIN_QUALITY = 31, 50
+TLSH_RADII = ((100, 69), (300, 81), (1_000, 66), (3_000, 50), (10_000, 29), (30_000, 14))
+"""Length of the normal form and its radius, copied from decision 0006; between two, in proportion to the logarithm."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ def hits(seen: Seen, known: Iterable[Known]) -> set[tuple[str, str]]:
     return {(one.set, one.item) for one in known if _near(seen, one)}
 
 
+def tlsh_radius(length: int) -> int:
+    """How far a text of this length may be from a known one."""
+    lengths, radii = zip(*TLSH_RADII, strict=True)
+    return int(np.interp(np.log(length), np.log(lengths), radii) + 1e-9)
+
+
 def _near(seen: Seen, one: Known) -> bool:
     if one.kind in ("sha256", "md5"):
         return bool(getattr(seen, one.kind) == one.value)
@@ -85,5 +93,6 @@ def _near(seen: Seen, one: Known) -> bool:
         return (int(seen.pdq, 16) ^ int(one.value, 16)).bit_count() <= PDQ_RADIUS
     if one.kind == "tlsh" and seen.tlsh not in (None, "TNULL", "") and seen.length is not None:
         fits = one.length is None or 0.8 <= seen.length / one.length <= 1.25
-        return fits and tlsh.diffxlen(seen.tlsh, one.value) <= TLSH_RADIUS
+        radius = min(tlsh_radius(length) for length in (seen.length, one.length or seen.length))
+        return fits and tlsh.diffxlen(seen.tlsh, one.value) <= radius
     return False

@@ -101,7 +101,7 @@ def _hit(verdict: str, near: Neighbour, owner: Set, upload: Upload, scan: Scan, 
         entry=entry.id,
         item=entry.item,
         distance=near.distance,
-        radius=owner.radius.get(entry.kind, 0),
+        radius=near.radius,
         band=band,
         quality=fingerprint.quality,
         entry_quality=entry.quality,
@@ -127,7 +127,7 @@ def _ceiling(near: Neighbour, owner: Set, upload: Upload, scan: Scan) -> Action:
     entry = near.entry
     raw_of_two_byte_script = near.fingerprint.form == "raw" and "mostly_ascii" not in scan.notes
     surface_unknown = bool(owner.surfaces) and upload.surface is None
-    if raw_of_two_byte_script or surface_unknown or near.length_unknown:
+    if raw_of_two_byte_script or surface_unknown or near.length_unknown or near.only_logs:
         return "log"
     if owner.origin == "government-referral":
         return "review"

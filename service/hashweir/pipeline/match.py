@@ -75,7 +75,7 @@ class Matcher:
         while True:
             view = await self._usable_view()
             started = time.perf_counter()
-            neighbours = await loop.run_in_executor(self._threads, lookup, view, scan.fingerprints)
+            neighbours = await loop.run_in_executor(self._threads, lookup, view, scan.fingerprints, scan.notes)
             looked_up = time.perf_counter()
             verdict = decide(upload, scan, neighbours, view)
             if self._known.view().standing in USABLE:

@@ -8,14 +8,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hashweir.cli.demo_media import EDITS, FORMATS, PICTURE_EDITS, SIZES, TEXT_EDITS, Sample, edited, picture, text
+from hashweir.cli.demo_media import (
+    EDITS,
+    FORMATS,
+    PICTURE_EDITS,
+    SIZES,
+    TEXT_CHARS,
+    TEXT_EDITS,
+    Sample,
+    edited,
+    picture,
+    text,
+)
 from hashweir.cli.demo_plan import item_name, original, originals, plan, strangers
 from hashweir.hashing import HASHERS, pdq, tlsh
+from hashweir.hashing.radii import reach
 from hashweir.hashing.text import normal_form, one_byte_per_character
 from hashweir.model import Kind
 
 SEEDS = range(20)
-RADIUS: dict[Kind, int] = {"pdq": 31, "tlsh": 60}
+RADIUS: dict[Kind, int] = {"pdq": 31, "tlsh": reach("normal", TEXT_CHARS[1]).radius}
 
 
 @cache
