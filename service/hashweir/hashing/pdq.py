@@ -210,20 +210,31 @@ def _bands(side: int, factor: int = 1) -> tuple[Band, ...]:
     ahead = (window + 2) // 2
     places = np.arange(side)
     first, end = np.maximum(places - (window - ahead), 0), np.minimum(places + ahead, side)
-    rows = np.zeros((64, side), np.float64)
-    for row, k in zip(rows, range(64), strict=True):
-        centre = (2 * k + 1) * side // 128
-        inner = slice(first[centre], end[centre])  # what the second pass averages: each is a mean of the first pass
-        for a, b in zip(first[inner], end[inner], strict=True):
-            row[a:b] += 1 / ((b - a) * (inner.stop - inner.start))
-    both = np.stack([rows, rows[::-1, ::-1]], axis=1)
-    if factor > 1:
-        both = np.add.reduceat(both, np.arange(0, side, factor), axis=2)
+    count = end - first
+    centres = (2 * np.arange(64) + 1) * side // 128
+    start, stop = first[first[centres]], end[end[centres] - 1]
+    # The second pass averages places whose values the first pass averaged. Each of those adds a constant to a stretch
+    # of weights; so its ends are marked, and the marks added up.
+    inner = first[centres, np.newaxis] + np.arange(window)
+    used = inner < end[centres, np.newaxis]
+    inner = np.minimum(inner, side - 1)
+    share = used / (count[inner] * count[centres, np.newaxis])
+    marks = np.zeros((64, 2 * window + 1))
+    rows = np.arange(64)[:, np.newaxis]
+    np.add.at(marks, (rows, np.where(used, first[inner] - start[:, np.newaxis], 0)), share)
+    np.add.at(marks, (rows, np.where(used, end[inner] - start[:, np.newaxis], 0)), -share)
+    weights = marks.cumsum(axis=1)
     bands = []
-    for pair in both:
-        used = np.flatnonzero(pair.any(axis=0))
-        start, stop = int(used[0]), int(used[-1]) + 1
-        bands.append(Band(start, stop, pair[:, start:stop].astype(np.float32)))
+    for k in range(64):
+        mirror = side - int(stop[63 - k])  # where the window of sample 63 - k begins in the mirrored picture
+        size, other = int(stop[k] - start[k]), int(stop[63 - k] - start[63 - k])
+        low, high = min(int(start[k]), mirror) // factor, -(-max(int(stop[k]), mirror + other) // factor)
+        pair = np.zeros((2, (high - low) * factor))
+        at, mirrored_at = int(start[k]) - low * factor, mirror - low * factor
+        pair[0, at : at + size] = weights[k, :size]
+        pair[1, mirrored_at : mirrored_at + other] = weights[63 - k, :other][::-1]
+        blocks = pair.reshape(2, high - low, factor).sum(axis=2) if factor > 1 else pair
+        bands.append(Band(low, high, blocks.astype(np.float32)))
     return tuple(bands)
 
 
@@ -262,7 +273,7 @@ def _quality(samples: Floats, tie: float = QUALITY_TIE) -> int | None:
     """
     steps = np.concatenate([np.diff(samples, axis=0).ravel(), np.diff(samples, axis=1).ravel()])
     steps = np.abs(steps) * np.float32(100 / 255)
-    least, most = (min(100, int(np.floor(steps + off).sum()) // 90) for off in (-tie, tie))
+    least, most = (min(100, int(np.floor(np.maximum(steps + off, 0)).sum()) // 90) for off in (-tie, tie))
     return least if least == most else None
 
 
