@@ -2,7 +2,7 @@
 
 One struct style serves memory, JSON, msgpack and the JSON schemas. Hash values are text in their canonical
 form everywhere outside an index (`hashing.parse` and `hashing.show` convert): pdq, sha256, text: 64 lower-case
-hex; md5: 32; tlsh: `T1` + 70 upper-case hex. Longer than most files here: a vocabulary is read whole or not at all.
+hex; md5: 32; tlsh: `T1` + 70 upper-case hex. Long because a vocabulary is read whole.
 """
 
 from __future__ import annotations
@@ -24,6 +24,20 @@ Turn = Literal[
     "transpose",
     "transverse",
 ]
+QueryForm = Literal[
+    "upright",  # turned as the EXIF orientation says; the canonical form ignores it
+    Turn,
+    "fast",  # in place of the canonical form: luma of a JPEG, decoded small
+    "te-palette",  # as python-threatexchange reads files: palette indices as grey,
+    "te-cmyk",  # cyan, magenta, yellow as red, green, blue,
+    "te-1bit",  # levels 0 and 1,
+    "te-16bit",  # all above 255 as white
+    "nearest-512",  # squashed to 512 x 512 by nearest neighbour, as the reference's C++ tool does
+]
+"""Other views of a picture. Only ever looked up, among canonical entries; no entry is of such a form."""
+AnyForm = Literal[Form, QueryForm]
+FormGroup = Literal["turns", "threatexchange", "nearest-512", "fast"]
+"""What a set may want looked up beside the canonical form, which always is, and `upright`."""
 MediaClass = Literal["image", "video", "text", "document"]
 Surface = Literal["post", "comment", "message", "profile-image", "banner", "display-name", "bio"]
 Origin = Literal[
@@ -45,6 +59,18 @@ Note = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FORMS: tuple[Form, ...] = get_args(Form)
+"""Forms of entries. Slots hold a form's index in this tuple, so it only grows at its end."""
+TURNS: tuple[Turn, ...] = get_args(Turn)
+GROUPS: Mapping[AnyForm, FormGroup] = {
+    **dict.fromkeys(TURNS, "turns"),
+    "te-palette": "threatexchange",
+    "te-cmyk": "threatexchange",
+    "te-1bit": "threatexchange",
+    "te-16bit": "threatexchange",
+    "nearest-512": "nearest-512",
+    "fast": "fast",
+}
+"""The group in which a set asks for a query form; forms that are missing are looked up for every set."""
 SURFACES: tuple[Surface, ...] = get_args(Surface)
 ACTIONS: tuple[Action, ...] = get_args(Action)
 """Recommended actions, weakest to strongest: the index in this tuple is their order."""
@@ -114,7 +140,7 @@ class Fingerprint(Value, frozen=True, kw_only=True):
     """
 
     kind: Kind
-    form: Form
+    form: AnyForm
     recipe: Annotated[str, Meta(max_length=40, description="kind/form/version")]
     value: HashText
     quality: Annotated[int, Meta(ge=0, le=100)] | None = None
@@ -127,7 +153,7 @@ class GivenFingerprint(Value, frozen=True, kw_only=True):
 
     kind: Kind
     value: HashText
-    form: Form | None = None
+    form: AnyForm | None = None
     recipe: Annotated[str, Meta(max_length=40)] | None = None
     quality: Annotated[int, Meta(ge=0, le=100)] | None = None
     length: Annotated[int, Meta(ge=0, lt=2**32)] | None = None
@@ -221,6 +247,7 @@ class Set(Value, frozen=True, kw_only=True):
     )
     ceiling: Action = "review"
     min_quality: Annotated[int, Meta(ge=0, le=100)] = 50
+    forms: tuple[FormGroup, ...] = ()
     version: int = 0
 
 
@@ -276,7 +303,7 @@ class Hit(Value, frozen=True, kw_only=True):
 
     id: HexId
     kind: Kind
-    form: Form
+    form: AnyForm
     set: SetName
     entry: HexId
     item: str

@@ -1,7 +1,7 @@
 """Every seam, on one page. Each has at least two implementations that pass the same contract suite.
 
 Real ones live in `adapters/` (Kafka, Redis, scan processes) and `shards/` (Known); the twins in `adapters/memory`.
-Longer than most files here because the seams are meant to be read together.
+Long because the seams are meant to be read together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from hashweir.errors import HashweirError
-from hashweir.model import Batch, Entry, Form, Kind, Message, Record, Scan, Set, Upload
+from hashweir.model import Batch, Entry, Form, FormGroup, Kind, Message, Record, Scan, Set, Upload
 
 # ── time ──
 
@@ -359,8 +359,11 @@ class Sandbox(Protocol):
     async def start(self) -> None:
         """Start the scan processes and wait until each answers."""
 
-    async def scan(self, upload: Upload) -> Scan:
-        """Scan one upload's content. Always answers: deaths and deadlines are reasons. Waits for a free process."""
+    async def scan(self, upload: Upload, forms: tuple[FormGroup, ...] = ()) -> Scan:
+        """Scan one upload's content, and compute these forms of a picture too. Waits for a free process.
+
+        Always answers: deaths and deadlines are reasons.
+        """
 
     async def stop(self) -> None:
         """End all scan processes, by id, within a bounded time."""

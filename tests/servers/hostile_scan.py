@@ -18,17 +18,17 @@ from hashweir.hashing import exact
 from hashweir.model import Fingerprint, Limits, Scan
 
 
-def prepare(limits: Limits) -> Callable[[bytes, str | None], Scan]:
+def prepare(limits: Limits) -> Callable[[bytes, str | None, object], Scan]:
     """The scan function. Its processes inherit nothing, and it reports that when asked."""
     return scan
 
 
-def fail(limits: Limits) -> Callable[[bytes, str | None], Scan]:
+def fail(limits: Limits) -> Callable[[bytes, str | None, object], Scan]:
     """A preparation that fails, as a missing library would."""
     raise ImportError("the codec is not there")
 
 
-def scan(content: bytes, media_type: str | None) -> Scan:
+def scan(content: bytes, media_type: str | None, forms: object) -> Scan:
     """Content is a verb and an argument, with a space between them."""
     verb, _, argument = content.partition(b" ")
     match verb:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hashweir.model import Scan, Upload
+from hashweir.model import FormGroup, Scan, Upload
 
 
 class MemorySandbox:
     """`ports.Sandbox` without processes, deadlines and fences."""
 
-    def __init__(self, scan: Callable[[bytes, str | None], Scan]) -> None:
-        """`scan` is a scan function: content and declared media type to a Scan."""
+    def __init__(self, scan: Callable[[bytes, str | None, tuple[FormGroup, ...]], Scan]) -> None:
+        """`scan` is a scan function: content, declared media type and wanted forms to a Scan."""
         self._scan = scan
         self._running = False
 
@@ -19,13 +19,13 @@ class MemorySandbox:
         """Nothing to start."""
         self._running = True
 
-    async def scan(self, upload: Upload) -> Scan:
+    async def scan(self, upload: Upload, forms: tuple[FormGroup, ...] = ()) -> Scan:
         """Scan on the caller's thread. Raises RuntimeError outside of `start` and `stop`."""
         if upload.content is None:
             raise ValueError("an upload without content can't be scanned")
         if not self._running:
             raise RuntimeError("the scan processes were stopped")
-        return self._scan(upload.content, upload.media_type)
+        return self._scan(upload.content, upload.media_type, forms)
 
     async def stop(self) -> None:
         """Nothing to end."""

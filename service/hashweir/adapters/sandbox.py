@@ -17,7 +17,7 @@ from hashweir.adapters.sandbox_frames import Setup
 from hashweir.adapters.sandbox_process import Failed, ScanProcess, Why, start_process
 from hashweir.errors import HashweirError
 from hashweir.hashing import exact
-from hashweir.model import KINDS_OF, Kind, Limits, MediaClass, Scan, Upload
+from hashweir.model import KINDS_OF, FormGroup, Kind, Limits, MediaClass, Scan, Upload
 
 ATTEMPTS: Final = 2
 _REASONS: Final[Mapping[Why, str]] = {
@@ -90,8 +90,8 @@ class ProcessSandbox:
                 raise outcome
             self._idle.put_nowait(outcome)
 
-    async def scan(self, upload: Upload) -> Scan:
-        """Scan `upload.content` in a free process, waiting for one.
+    async def scan(self, upload: Upload, forms: tuple[FormGroup, ...] = ()) -> Scan:
+        """Scan `upload.content` in a free process, waiting for one; `forms` are computed beside the canonical one.
 
         Always answers: what befell the second attempt is the scan's reason, and the exact fingerprints are there
         all the same. Cancelling ends the process that has the job. Raises RuntimeError once `stop` was called.
@@ -103,7 +103,7 @@ class ProcessSandbox:
         process = await self._take()
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                scan = await process.run(upload.content, upload.media_type, deadline_s)
+                scan = await process.run(upload.content, upload.media_type, forms, deadline_s)
             except Failed as failed:
                 why = failed.why
                 self._drop(process, why)

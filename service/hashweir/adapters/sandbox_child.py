@@ -39,7 +39,7 @@ def main(descriptor: int, parent: int) -> None:
             job = unpack_job(_receive(link))
             _allow_processor_time(job.cpu_s)
             try:
-                reply = Reply(number=job.number, scan=scan(job.content, job.media_type))
+                reply = Reply(number=job.number, scan=scan(job.content, job.media_type, job.forms))
             except MemoryError:
                 reply = Reply(number=job.number, scan=None)
             link.sendall(pack(reply))

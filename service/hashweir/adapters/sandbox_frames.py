@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from hashweir.errors import REASONS, InputError
 from hashweir.hashing import HASHERS, RECIPES
-from hashweir.model import KINDS_OF, Limits, Note, Scan
+from hashweir.model import KINDS_OF, FormGroup, Limits, Note, Scan
 
 LENGTH_BYTES: Final = 4
 MOST_REPLY_BYTES: Final = 64 * 1024
@@ -48,6 +48,7 @@ class Job(Struct, frozen=True, kw_only=True):
     number: int
     content: bytes
     media_type: str | None
+    forms: tuple[FormGroup, ...] = ()
     cpu_s: int
 
 

@@ -23,7 +23,7 @@ from hashweir.adapters.sandbox_frames import (
     unpack_ready,
     unpack_reply,
 )
-from hashweir.model import Scan
+from hashweir.model import FormGroup, Scan
 
 Why = Literal["exit", "signal", "deadline", "memory", "bad_reply", "recycled"]
 """Why a scan process ended or was ended."""
@@ -80,11 +80,13 @@ class ScanProcess:
             failed = await self._failed(error)
             raise Failed(failed.why, f"no scan process: {failed}: {self._last_words()}") from error
 
-    async def run(self, content: bytes, media_type: str | None, deadline_s: float) -> Scan:
+    async def run(
+        self, content: bytes, media_type: str | None, forms: tuple[FormGroup, ...], deadline_s: float
+    ) -> Scan:
         """Scan one upload's content within `deadline_s` seconds of wall time. Raises Failed."""
         self.jobs += 1
         cpu_s = math.ceil(deadline_s) + _SPARE_CPU_S
-        job = Job(number=self.jobs, content=content, media_type=media_type, cpu_s=cpu_s)
+        job = Job(number=self.jobs, content=content, media_type=media_type, forms=forms, cpu_s=cpu_s)
         try:
             scan = unpack_reply(await self._exchange(pack(job), deadline_s), job.number)
         except (TimeoutError, OSError, EOFError, BadReply) as error:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from cyclopts import Parameter
 from msgspec import Struct
@@ -15,13 +15,14 @@ from msgspec import Struct
 from hashweir.cli import FINDINGS, OK, Json, Usage, run, settings
 from hashweir.cli.output import console, say, table, write_json
 from hashweir.errors import REASONS, HashweirError, InputError
-from hashweir.model import Fingerprint, Kind, Scan, Upload
+from hashweir.model import Fingerprint, FormGroup, Kind, Scan, Upload
 
 if TYPE_CHECKING:
     from hashweir.config import Config
     from hashweir.ports import Sandbox
 
 STDIN = "-"
+FORMS_HELP = "other views of pictures: turns, threatexchange, nearest-512, fast; with commas between them"
 Files = Annotated[list[str], Parameter(allow_leading_hyphen=True, help="files, or - for standard input")]
 
 
@@ -39,23 +40,33 @@ class FileScan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     timings: dict[str, float] = {}
 
 
-def hash_files(files: Files, /, *, json: Json = False) -> int:
+def read_forms(text: str) -> tuple[FormGroup, ...]:
+    """Forms of pictures from their names with commas between them. Raises Usage."""
+    groups: tuple[FormGroup, ...] = get_args(FormGroup)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in groups:
+            raise Usage(f"there is no form {name!r} to ask for; there are {', '.join(groups)}")
+    return tuple(group for group in groups if group in names)
+
+
+def hash_files(files: Files, /, *, forms: Annotated[str, Parameter(help=FORMS_HELP)] = "", json: Json = False) -> int:
     """Print every fingerprint of each file: kind, form, recipe, value, quality, length and time.
 
     A file that can't be hashed is reported with its reason and never stops the others; then the exit code is 3.
     """
     require_files(files)
-    return run(_hash(files, as_json=json))
+    return run(_hash(files, read_forms(forms), as_json=json))
 
 
-async def _hash(files: Sequence[str], *, as_json: bool) -> int:
+async def _hash(files: Sequence[str], forms: tuple[FormGroup, ...], *, as_json: bool) -> int:
     from hashweir import wiring
 
     config = settings()
     code = OK
     async with running(wiring.sandbox(config)) as sandbox:
         for name in files:
-            found = await scan_file(sandbox, name, config)
+            found = await scan_file(sandbox, name, config, forms)
             if as_json:
                 write_json(found)
             elif found.fingerprints:
@@ -76,13 +87,13 @@ async def running(sandbox: Sandbox) -> AsyncIterator[Sandbox]:
         await sandbox.stop()
 
 
-async def scan_file(sandbox: Sandbox, name: str, config: Config) -> FileScan:
+async def scan_file(sandbox: Sandbox, name: str, config: Config, forms: tuple[FormGroup, ...] = ()) -> FileScan:
     """Read and scan one file. Never raises for a file: its reason is in the answer."""
     try:
         upload = read_upload(name, config.limits.file_bytes)
     except HashweirError as error:
         return FileScan(file=name, reason=error.reason, detail=str(error))
-    return _answer(name, await sandbox.scan(upload))
+    return _answer(name, await sandbox.scan(upload, forms))
 
 
 def read_upload(name: str, most_bytes: int) -> Upload:

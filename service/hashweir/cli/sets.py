@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from hashweir import logs
 from hashweir.cli import FAILED, FINDINGS, OK, Json, Usage, run, settings
+from hashweir.cli.hash import FORMS_HELP, read_forms
 from hashweir.cli.output import emit, say, table
 from hashweir.model import Action, Kind, Origin, Surface
 
@@ -108,12 +109,14 @@ def create(
     pdq_radius: Annotated[int | None, Parameter(help="PDQ distance that is still a hit")] = None,
     tlsh_radius: Annotated[int | None, Parameter(help="TLSH distance that is still a hit")] = None,
     min_quality: Annotated[int, Parameter(help="PDQ quality under which nothing is taken or looked up")] = 50,
+    forms: Annotated[str, Parameter(help=FORMS_HELP)] = "",
     operation: Operation = None,
     json: Json = False,
 ) -> int:
     """Create a set. It starts in shadow: hits are counted and change no action."""
     from hashweir.sets import commands
 
+    groups = read_forms(forms)
     given: dict[Kind, int | None] = {"pdq": pdq_radius, "tlsh": tlsh_radius}
     radius = {kind: value for kind, value in given.items() if value is not None}
     return _set_changed(
@@ -127,6 +130,7 @@ def create(
             surfaces=surface,
             radius=radius,
             min_quality=min_quality,
+            forms=groups,
             operation=operation,
             log=log(),
         ),

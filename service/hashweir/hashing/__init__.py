@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, get_args
 
 from hashweir.hashing import exact, pdq, tlsh
-from hashweir.model import Form, Kind
+from hashweir.model import AnyForm, Kind, QueryForm
 from hashweir.ports import Hasher
 
 HASHERS: Final[Mapping[Kind, Hasher]] = MappingProxyType(
@@ -23,9 +23,10 @@ HASHERS: Final[Mapping[Kind, Hasher]] = MappingProxyType(
     }
 )
 
-RECIPES: Final[Mapping[tuple[Kind, Form], str]] = MappingProxyType(
+RECIPES: Final[Mapping[tuple[Kind, AnyForm], str]] = MappingProxyType(
     {
         ("pdq", "canonical"): pdq.RECIPE,
+        **{("pdq", form): f"pdq/{form}/1" for form in get_args(QueryForm)},
         ("tlsh", "raw"): tlsh.RAW_RECIPE,
         ("tlsh", "normal"): tlsh.NORMAL_RECIPE,
         ("text", "normal"): exact.TEXT_RECIPE,

@@ -14,6 +14,7 @@ from hashweir.model import (
     KINDS_OF,
     PERCEPTUAL,
     Action,
+    AnyForm,
     Band,
     Fingerprint,
     Hit,
@@ -31,6 +32,8 @@ from hashweir.ports import View
 MAX_HITS = 100
 KIND_CEILINGS: dict[Kind, Action] = {"tlsh": "review", "text": "review", "md5": "review"}
 """Kinds that are too easily matched by chance, by form letters or by design to do more than ask a person."""
+_MAIN: tuple[AnyForm, ...] = ("canonical", "fast")
+"""Forms of a picture whose quality says whether it could be checked; the others are looked up in addition."""
 _BANDS: tuple[Band, ...] = ("exact", "a", "b", "c")
 
 
@@ -151,7 +154,7 @@ def _nearest(hits: Iterable[Hit]) -> list[Hit]:
 def _checked(scan: Scan, applicable: dict[str, Set]) -> dict[Kind, str]:
     """What was checked of each kind; a picture or page under the floor of any active set was not fully checked."""
     checked = dict(scan.checked)
-    qualities = [one.quality for one in scan.fingerprints if one.kind == "pdq" and one.quality is not None]
+    qualities = [one.quality for one in scan.fingerprints if one.form in _MAIN and one.quality is not None]
     floor = max((one.min_quality for one in applicable.values() if one.state == "active"), default=0)
     if qualities and min(qualities) < floor and checked.get("pdq") == "ok":
         checked["pdq"] = "low_quality"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
@@ -21,9 +21,10 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageFile, MpoImagePlugin, WebPImagePlugin
 
-from hashweir.model import Limits, MediaClass
+from hashweir.model import FormGroup, Limits, MediaClass, QueryForm, Turn
 from hashweir.pipeline.decode_pdf import MAGIC as PDF_MAGIC
 from hashweir.pipeline.decode_pdf import Page, Unopened, pages
+from hashweir.pipeline.decode_views import FAST_ONLY, Luma, misread, small_luma, upright
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -49,11 +50,17 @@ _PRELOADED: Final = (MpoImagePlugin, WebPImagePlugin)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Decoded pixels: height x width x 3, uint8, RGB. `truncated`: the file is damaged, some are made up."""
+    """Decoded pixels: height x width x 3, uint8, RGB. `truncated`: the file is damaged, some are made up.
+
+    `upright` is the turn that EXIF asks for; `misread` the pixels that python-threatexchange takes for this file's,
+    and that form's name. The latter only where they were asked for and differ.
+    """
 
     media_type: str
     rgb: Pixels
     truncated: bool
+    upright: Turn | None = None
+    misread: tuple[QueryForm, Pixels] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +88,14 @@ class Refusal:
     reason: str
 
 
-Decoded = Picture | Text | Document | Refusal
+Decoded = Picture | Luma | Text | Document | Refusal
 
 
 class _OverLimit(Exception):
     """The header promises more than the limits allow."""
 
 
-def decode(content: bytes, declared: str | None, limits: Limits) -> Decoded:
+def decode(content: bytes, declared: str | None, limits: Limits, forms: Collection[FormGroup] = ()) -> Decoded:
     """Decode by magic bytes. `declared` (a media type without parameters) matters where there are none: text.
 
     A declared text that merely begins like a picture or a PDF is read as text where nothing comes of it. PDF
@@ -99,8 +106,8 @@ def decode(content: bytes, declared: str | None, limits: Limits) -> Decoded:
     if media_type == PDF or (media_type is None and declared == PDF):
         decoded = _document(content, limits)
     elif media_type is not None:
-        decoded = _picture(content, media_type, limits)
-    if isinstance(decoded, Picture | Document):
+        decoded = _picture(content, media_type, limits, forms)
+    if isinstance(decoded, Picture | Luma | Document):
         return decoded
     if declared is not None and declared.startswith("text/"):
         text = _text(content, declared, limits)
@@ -144,24 +151,26 @@ def _text(content: bytes, declared: str, limits: Limits) -> Text | Refusal:
         return Refusal(declared, "text", "invalid_utf8")
 
 
-def _picture(content: bytes, media_type: str, limits: Limits) -> Picture | Refusal:
+def _picture(content: bytes, media_type: str, limits: Limits, forms: Collection[FormGroup]) -> Picture | Luma | Refusal:
     # Strictly first; then with Pillow's leave to fill up what is missing: a damaged picture is still looked at.
     for truncated in (False, True):
         try:
-            rgb = _pixels(content, media_type, limits, lenient=truncated)
+            found = _pixels(content, media_type, limits, forms, lenient=truncated)
         except _OverLimit:
             return Refusal(media_type, "image", "too_many_pixels")
         except _CODEC_ERRORS as error:
             if "memory" in str(error):  # Pillow's codecs report it as an OSError
                 raise MemoryError(str(error)) from error
             continue
-        if truncated and (rgb == rgb[0, 0]).all():
+        if truncated and isinstance(found, Picture) and (found.rgb == found.rgb[0, 0]).all():
             break  # nothing but filling
-        return Picture(media_type, rgb, truncated)
+        return found
     return Refusal(media_type, "image", "undecodable")
 
 
-def _pixels(content: bytes, media_type: str, limits: Limits, *, lenient: bool) -> Pixels:
+def _pixels(
+    content: bytes, media_type: str, limits: Limits, forms: Collection[FormGroup], *, lenient: bool
+) -> Picture | Luma:
     if media_type == "image/webp" and (size := _webp_size(content)):
         _require_size(size, limits)  # Pillow's WebP reader makes room for the canvas before it tells the size
     with warnings.catch_warnings():
@@ -172,11 +181,18 @@ def _pixels(content: bytes, media_type: str, limits: Limits, *, lenient: bool) -
         try:
             with Image.open(BytesIO(content), formats=[PILLOW_NAMES[media_type]]) as image:
                 _require_size(image.size, limits)
+                turn = _turn(image)
+                rgb = None
                 if media_type == "image/jpeg" and not lenient:
+                    if FAST_ONLY.issuperset(forms) and "fast" in forms:
+                        luma = small_luma(content, image, turn)
+                        if luma is not None:
+                            return luma
                     rgb = _plain_jpeg(content, image)
-                    if rgb is not None:
-                        return rgb
-                return _rgb(image)
+                if rgb is None:
+                    rgb = _rgb(image)
+                other = misread(image) if "threatexchange" in forms else None
+                return Picture(media_type, rgb, lenient, turn, other)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise _OverLimit from error
         finally:
@@ -218,6 +234,14 @@ def _plain_jpeg(content: bytes, image: Image.Image) -> Pixels | None:
     except ValueError:
         return None
     return rgb
+
+
+def _turn(image: Image.Image) -> Turn | None:
+    """Broken EXIF data must not hide a picture: without an orientation it lies as it lies."""
+    try:
+        return upright(image)
+    except _CODEC_ERRORS:
+        return None
 
 
 def _rgb(image: Image.Image) -> Pixels:

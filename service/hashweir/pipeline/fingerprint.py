@@ -2,23 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from hashweir.hashing import RECIPES, exact, pdq, show, tlsh
+from hashweir.hashing.pdq import Pixels, Sampled
 from hashweir.hashing.text import normal_form, one_byte_per_character
-from hashweir.model import Fingerprint, Form, Kind
+from hashweir.model import TURNS, AnyForm, Fingerprint, FormGroup, Kind, QueryForm, Turn
 
 MOSTLY: Final = 0.8
 """Share of ASCII bytes from which on a text counts as mostly ASCII, so that its `raw` TLSH can be trusted."""
 
 
-def fingerprint_picture(rgb: npt.NDArray[np.uint8]) -> tuple[Fingerprint, ...]:
-    """The PDQ fingerprint of a picture (height x width x 3, uint8) with its quality, however low that is."""
-    value, quality = pdq.fingerprint(rgb)
-    return (_fingerprint("pdq", "canonical", value, quality=quality),)
+def fingerprint_picture(
+    rgb: Pixels,
+    forms: Collection[FormGroup] = (),
+    *,
+    upright: Turn | None = None,
+    misread: tuple[QueryForm, Pixels] | None = None,
+) -> tuple[Fingerprint, ...]:
+    """The PDQ fingerprint of a picture (height x width x 3, uint8) with its quality, however low that is.
+
+    After it come the `forms`: `upright` is the turn that EXIF asks for, `misread` are the pixels (of the same shape)
+    that python-threatexchange takes for this file's, and what that form is called.
+    """
+    sampled = pdq.sample(rgb)
+    found = [_fingerprint("pdq", "canonical", sampled.value, quality=sampled.quality)]
+    found += _turned(sampled, forms, upright)
+    others = [misread] if misread is not None else []
+    if "nearest-512" in forms and max(rgb.shape) > 512:
+        others.append(("nearest-512", pdq.nearest_512(rgb)))
+    for form, pixels in others:
+        value, quality = pdq.fingerprint(pixels)
+        found.append(_fingerprint("pdq", form, value, quality=quality))
+    return tuple(found)
+
+
+def fingerprint_luma(
+    grey: Pixels, height: int, width: int, factor: int, forms: Collection[FormGroup], *, upright: Turn | None = None
+) -> tuple[Fingerprint, ...]:
+    """The `fast` fingerprint of a picture of which only the luma was decoded, small, and its turns.
+
+    Empty where it would be noise (`pdq.sample_scaled`): then the picture has to be decoded in full.
+    """
+    sampled = pdq.sample_scaled(grey, height, width, factor)
+    if sampled is None:
+        return ()
+    return _fingerprint("pdq", "fast", sampled.value, quality=sampled.quality), *_turned(sampled, forms, upright)
+
+
+def _turned(sampled: Sampled, forms: Collection[FormGroup], upright: Turn | None) -> list[Fingerprint]:
+    wanted: list[tuple[QueryForm, Turn]] = [("upright", upright)] if upright else []
+    if "turns" in forms:
+        wanted += [(turn, turn) for turn in TURNS]
+    if not wanted:
+        return []
+    values = sampled.turned([turn for _, turn in wanted])
+    return [
+        _fingerprint("pdq", form, value, quality=sampled.quality)
+        for (form, _), value in zip(wanted, values, strict=True)
+    ]
 
 
 def fingerprint_text(text: str) -> tuple[tuple[Fingerprint, ...], dict[Kind, str]]:
@@ -43,7 +88,7 @@ def is_mostly_ascii(text: str) -> bool:
 
 
 def _fingerprint(
-    kind: Kind, form: Form, value: bytes, *, quality: int | None = None, length: int | None = None
+    kind: Kind, form: AnyForm, value: bytes, *, quality: int | None = None, length: int | None = None
 ) -> Fingerprint:
     recipe = RECIPES[kind, form]
     return Fingerprint(kind=kind, form=form, recipe=recipe, value=show(kind, value), quality=quality, length=length)

@@ -14,8 +14,8 @@ from hashweir.errors import InputError
 from hashweir.hashing import HASHERS, RECIPES
 from hashweir.model import (
     SURFACES,
+    AnyForm,
     Fingerprint,
-    Form,
     GivenFingerprint,
     Kind,
     Record,
@@ -26,7 +26,7 @@ from hashweir.model import (
 UPLOAD_JSON = "application/vnd.hashweir.upload+json"
 MAX_HEADER_CHARS = 512
 """Longer ids and tokens are passed over: they are echoed in every verdict."""
-DEFAULT_FORM: dict[Kind, Form] = {
+DEFAULT_FORM: dict[Kind, AnyForm] = {
     "pdq": "canonical",
     "tlsh": "raw",
     "text": "normal",

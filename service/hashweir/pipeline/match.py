@@ -15,10 +15,10 @@ import msgspec
 
 from hashweir.errors import InputError
 from hashweir.hashing.exact import fingerprints as exact_fingerprints
-from hashweir.model import KINDS_OF, Fingerprint, Judged, Kind, MediaClass, Scan, Upload
+from hashweir.model import FORMS, KINDS_OF, Fingerprint, FormGroup, Judged, Kind, MediaClass, Scan, Upload
 from hashweir.pipeline.decide import decide
 from hashweir.pipeline.fetch import fetch
-from hashweir.pipeline.lookup import lookup
+from hashweir.pipeline.lookup import lookup, wanted_forms
 from hashweir.ports import Known, MediaSource, Sandbox, View
 
 USABLE = frozenset({"verified", "degraded"})
@@ -42,6 +42,8 @@ class Matcher:
         self._usable_view = usable_view
         self._threads = threads
         self._media = media
+        self._forms: tuple[FormGroup, ...] = ()
+        """What the view that was last judged by wanted of a scan: most likely the next one wants it too."""
 
     async def match(self, upload: Upload) -> Judged:
         """The verdict on an upload: always one, whatever its content is."""
@@ -51,26 +53,36 @@ class Matcher:
         except InputError as error:
             return await self.refuse(upload, error.reason)
         fetched = time.perf_counter()
-        scan = await self._scan(upload)
-        waited = time.perf_counter() - fetched - sum(scan.timings.values())
-        timings = {"fetch": fetched - started, "scan_wait": max(waited, 0.0), **scan.timings}
-        return await self._judge(upload, scan, timings)
+        while True:
+            forms = self._forms
+            scan = await self._scan(upload, forms)
+            waited = time.perf_counter() - fetched - sum(scan.timings.values())
+            timings = {"fetch": fetched - started, "scan_wait": max(waited, 0.0), **scan.timings}
+            judged, wanted = await self._judge(upload, scan, timings)
+            self._forms = wanted
+            # A verdict must be what anybody would say at its position: sets that want other forms want another scan.
+            if upload.content is None or wanted == forms:
+                return judged
 
     async def refuse(self, upload: Upload, reason: str) -> Judged:
         """The verdict on an upload whose content is beyond use, or not to be had, for this reason."""
-        return await self._judge(upload, Scan(media_class=None, media_type=None, reason=reason), {})
+        judged, _ = await self._judge(upload, Scan(media_class=None, media_type=None, reason=reason), {})
+        return judged
 
-    async def _scan(self, upload: Upload) -> Scan:
+    async def _scan(self, upload: Upload, forms: tuple[FormGroup, ...]) -> Scan:
         if upload.content is None:
             return given(upload)
-        scan = await self._sandbox.scan(upload)
+        scan = await self._sandbox.scan(upload, forms)
         if not scan.fingerprints:
             # Whatever the scan process made of it, a file that is known byte for byte is still found.
             exact = tuple(exact_fingerprints(upload.content))
             scan = msgspec.structs.replace(scan, fingerprints=exact)
         return scan
 
-    async def _judge(self, upload: Upload, scan: Scan, timings: dict[str, float]) -> Judged:
+    async def _judge(
+        self, upload: Upload, scan: Scan, timings: dict[str, float]
+    ) -> tuple[Judged, tuple[FormGroup, ...]]:
+        """The verdict, and the forms that its view wanted of the scan."""
         loop = asyncio.get_running_loop()
         while True:
             view = await self._usable_view()
@@ -81,7 +93,7 @@ class Matcher:
             if self._known.view().standing in USABLE:
                 break
         timings = timings | {"lookup": looked_up - started, "decide": time.perf_counter() - looked_up}
-        return Judged(
+        judged = Judged(
             verdict=verdict,
             failure=scan.reason,
             as_of_ms=view.as_of_ms,
@@ -89,11 +101,12 @@ class Matcher:
             timings=timings,
             attempts=scan.attempts,
         )
+        return judged, wanted_forms(view.sets)
 
 
 def given(upload: Upload) -> Scan:
     """The scan of an upload that came as fingerprints only: what was not sent was not checked."""
-    kinds: set[Kind] = {one.kind for one in upload.fingerprints}
+    kinds: set[Kind] = {one.kind for one in upload.fingerprints if one.form in (*FORMS, "fast")}
     media_class = _class_of(upload.media_type, kinds)
     checked = {kind: "ok" if kind in kinds else "not_provided" for kind in KINDS_OF.get(media_class or "text", ())}
     return Scan(

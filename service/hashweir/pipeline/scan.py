@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import numpy as np
@@ -13,9 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from hashweir.hashing import exact
-from hashweir.model import KINDS_OF, Fingerprint, Kind, Limits, MediaClass, Scan
+from hashweir.model import KINDS_OF, Fingerprint, FormGroup, Kind, Limits, MediaClass, Scan
 from hashweir.pipeline.decode import PILLOW_NAMES, Document, Picture, Refusal, Text, decode, sniff
-from hashweir.pipeline.fingerprint import fingerprint_picture, fingerprint_text, is_mostly_ascii
+from hashweir.pipeline.decode_views import Luma
+from hashweir.pipeline.fingerprint import fingerprint_luma, fingerprint_picture, fingerprint_text, is_mostly_ascii
 
 SAMPLE_PDF: Final = b"""%PDF-1.4
 1 0 obj <</Type /Catalog /Pages 2 0 R>> endobj
@@ -32,7 +33,12 @@ trailer <</Root 1 0 R>>
 _FAINT: Final = 50
 """PDQ quality; under it a hash says little (the reference's own advice, and the floor of a set by default)."""
 
-ScanFunction = Callable[[bytes, str | None], Scan]
+
+class ScanFunction(Protocol):
+    """`scan` under limits that were bound beforehand."""
+
+    def __call__(self, content: bytes, media_type: str | None, forms: tuple[FormGroup, ...] = ()) -> Scan:
+        """Scan an upload's content."""
 
 
 def prepare(limits: Limits) -> ScanFunction:
@@ -41,8 +47,8 @@ def prepare(limits: Limits) -> ScanFunction:
     Scan processes lock themselves down after this, when no module and no table can be loaded any more.
     """
 
-    def bound(content: bytes, media_type: str | None) -> Scan:
-        return scan(content, media_type, limits)
+    def bound(content: bytes, media_type: str | None, forms: tuple[FormGroup, ...] = ()) -> Scan:
+        return scan(content, media_type, limits, forms)
 
     Image.init()
     for name in PILLOW_NAMES.values():
@@ -54,20 +60,32 @@ def prepare(limits: Limits) -> ScanFunction:
     return bound
 
 
-def scan(content: bytes, media_type: str | None, limits: Limits) -> Scan:
-    """Scan an upload's content. Always answers, MemoryError excepted; the exact fingerprints are always there."""
+def scan(content: bytes, media_type: str | None, limits: Limits, forms: tuple[FormGroup, ...] = ()) -> Scan:
+    """Scan an upload's content; of a picture, `forms` are computed too.
+
+    Always answers, MemoryError excepted; the exact fingerprints are always there.
+    """
     declared = media_type.partition(";")[0].strip().lower() if media_type else None
     started = time.perf_counter()
-    decoded = decode(content, declared, limits)
-    ready = time.perf_counter()
+    decoded = decode(content, declared, limits, forms)
     found: tuple[Fingerprint, ...] = ()
+    if isinstance(decoded, Luma):
+        found = fingerprint_luma(
+            decoded.grey, decoded.height, decoded.width, decoded.factor, forms, upright=decoded.upright
+        )
+        if not found:
+            forms = tuple(form for form in forms if form != "fast")
+            decoded = decode(content, declared, limits, forms)
+    ready = time.perf_counter()
     reason = text = None
     media_class: MediaClass | None
     match decoded:
         case Picture():
             media_class = "image"
-            found = fingerprint_picture(decoded.rgb)
+            found = fingerprint_picture(decoded.rgb, forms, upright=decoded.upright, misread=decoded.misread)
             checked: dict[Kind, str] = {"pdq": "truncated" if decoded.truncated else "ok"}
+        case Luma():
+            media_class, checked = "image", {"pdq": "ok"}
         case Text():
             media_class, text = "text", decoded.text
             found, checked = fingerprint_text(text)

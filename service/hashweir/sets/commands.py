@@ -15,7 +15,7 @@ from msgspec import convert, structs
 
 from hashweir.errors import InputError, Refused
 from hashweir.logs import Logger, quiet
-from hashweir.model import ACTIONS, Action, Kind, Origin, Set, SetEvent, SetState, Surface, Value
+from hashweir.model import ACTIONS, Action, FormGroup, Kind, Origin, Set, SetEvent, SetState, Surface, Value
 from hashweir.ports import Store
 from hashweir.sets import held
 from hashweir.sets.read import Line, Rejection, Row, excerpt
@@ -68,18 +68,20 @@ async def create(
     surfaces: tuple[Surface, ...] = (),
     radius: Mapping[Kind, int] | None = None,
     min_quality: int = 50,
+    forms: tuple[FormGroup, ...] = (),
     operation: str | None = None,
     log: Logger | None = None,
 ) -> SetChanged:
     """Create a set, in shadow: it counts hits and changes no action until it is activated.
 
-    `radius` overrides the default radius of the kinds that it names.
+    `radius` overrides the default radius of the kinds that it names; `forms` of pictures are looked up beside the
+    canonical one.
 
     Raises InputError(bad_field) for values out of range; Refused(not_allowed) for a government referral above
     `review`; Refused(set_exists); Unreachable.
     """
     wanted: dict[str, object] = {"name": name, "owner": owner, "origin": origin, "ceiling": ceiling}
-    wanted |= {"surfaces": surfaces, "min_quality": min_quality}
+    wanted |= {"surfaces": surfaces, "min_quality": min_quality, "forms": tuple(dict.fromkeys(forms))}
     try:
         new = convert(wanted, Set)
         if radius:

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from hashweir.errors import InputError
 from hashweir.hashing import HASHERS, RECIPES
-from hashweir.model import ENTRY_STATES, Batch, Entry, EntryState, Form, Kind, Origin, Set, Value
+from hashweir.model import ENTRY_STATES, FORMS, Batch, Entry, EntryState, Form, Kind, Origin, Set, Value
 from hashweir.sets.read import (
     FOREIGN_KINDS,
     KIND_NAMES,
@@ -33,9 +33,9 @@ from hashweir.shards.layout import entry_id, item_id
 
 Verb = Literal["add", "withdraw"]
 FORMS_OF: Final[Mapping[Kind, tuple[Form, ...]]] = {
-    kind: tuple(form for other, form in RECIPES if other == kind) for kind in HASHERS
+    kind: tuple(form for form in FORMS if (kind, form) in RECIPES) for kind in HASHERS
 }
-"""The forms that each kind has; the first is the default (for tlsh `raw`, which is what other tools hash)."""
+"""The forms that entries of each kind have; the first is the default (for tlsh `raw`, as other tools hash)."""
 FIRST_REJECTIONS = 20
 MAX_LABEL = 64
 BULK = 256

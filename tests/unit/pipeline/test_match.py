@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from hashweir.model import Fingerprint, Judged, Record, Scan, Upload, Verdict
+from hashweir.model import Fingerprint, FormGroup, Judged, Record, Scan, Upload, Verdict
 from hashweir.pipeline.emit import Emitter, dead_letter_reason
 from hashweir.pipeline.match import Matcher
 from hashweir.ports import View
@@ -34,7 +34,7 @@ class OneScan:
 
     async def start(self) -> None: ...
 
-    async def scan(self, upload: Upload) -> Scan:
+    async def scan(self, upload: Upload, forms: tuple[FormGroup, ...] = ()) -> Scan:
         return self.answer
 
     async def stop(self) -> None: ...

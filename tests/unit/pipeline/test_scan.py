@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashweir.hashing import HASHERS, RECIPES, pdq
-from hashweir.model import KINDS_OF, Fingerprint, Form, Kind, Limits, Scan
+from hashweir.model import KINDS_OF, AnyForm, Fingerprint, Form, Kind, Limits, Scan
 from hashweir.pipeline.scan import prepare, scan
 from tests.pictures import encode, one_bit_bomb, photo, photos
 
@@ -19,7 +19,7 @@ WORDS = "The quick brown fox jumps over the lazy dog, and then it runs off into 
 PERSIAN = "می‌خواهم کتاب‌های تازه را بخوانم و در کتابخانه‌ی شهر بنشینم تا شب شود و باران بند بیاید."
 
 
-def by_kind(result: Scan) -> dict[tuple[Kind, Form], Fingerprint]:
+def by_kind(result: Scan) -> dict[tuple[Kind, AnyForm], Fingerprint]:
     found = {(one.kind, one.form): one for one in result.fingerprints}
     assert len(found) == len(result.fingerprints)
     return found
