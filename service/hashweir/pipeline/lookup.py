@@ -1,7 +1,7 @@
 """Fingerprints to neighbours: all of one upload, against one view, in one call. Pure; runs in a thread.
 
-A neighbour is an entry that its own set's radius, quality floor and length ratio accept. What follows from it
-(band, action, outcome) is for `decide` to say.
+A neighbour is an entry that its own set's radius and quality floor accept and, of texts, the lengths of both. What
+follows from it (band, action, outcome) is for `decide` to say.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from hashweir.hashing import HASHERS
+from hashweir.hashing.radii import Curve, Reach, longest_of, reach
 from hashweir.model import FORMS, GROUPS, AnyForm, Entry, Fingerprint, FormGroup, Kind, Neighbour, Set
 from hashweir.ports import Found, View
 
@@ -17,14 +18,18 @@ LENGTH_RATIO = (0.8, 1.25)
 """Share of the known text's length within which an upload can be an edit of it."""
 
 
-def lookup(view: View, fingerprints: Sequence[Fingerprint]) -> list[Neighbour]:
-    """Every neighbour of these fingerprints: nearest per (item, set) for each kind and form."""
+def lookup(view: View, fingerprints: Sequence[Fingerprint], notes: Sequence[str] = ()) -> list[Neighbour]:
+    """Every neighbour of these fingerprints: nearest per (item, set) for each kind and form.
+
+    Of the scan's `notes`, `mostly_ascii` says that a raw hash of a text may be trusted as far as its normal one.
+    """
+    mostly_ascii = "mostly_ascii" in notes
     groups: dict[tuple[Kind, AnyForm], list[Fingerprint]] = defaultdict(list)
     for fingerprint in fingerprints:
         groups[fingerprint.kind, fingerprint.form].append(fingerprint)
     neighbours: list[Neighbour] = []
     for (kind, form), group in groups.items():
-        neighbours.extend(_neighbours(group, _search(view, kind, form, group)))
+        neighbours.extend(_neighbours(view, group, _search(view, kind, form, group, mostly_ascii), mostly_ascii))
     return neighbours
 
 
@@ -40,7 +45,7 @@ def wanted_forms(sets: Mapping[str, Set]) -> tuple[FormGroup, ...]:
     return tuple(sorted(wanted))
 
 
-def _search(view: View, kind: Kind, form: AnyForm, group: Sequence[Fingerprint]) -> list[Found]:
+def _search(view: View, kind: Kind, form: AnyForm, group: Sequence[Fingerprint], mostly_ascii: bool) -> list[Found]:
     sets = {name: one for name, one in view.sets.items() if one.state != "off"}
     if not sets:
         return []
@@ -51,26 +56,55 @@ def _search(view: View, kind: Kind, form: AnyForm, group: Sequence[Fingerprint])
             return False
         if form in GROUPS and GROUPS[form] not in owner.forms:
             return False
+        if kind == "tlsh" and distance > text_reach(mostly_ascii, group[query], entry).radius:
+            return False
         quality = group[query].quality
         if kind == "pdq" and quality is not None and quality < owner.min_quality:
             return False
         return kind != "tlsh" or lengths_fit(group[query], entry)
 
+    radius = max(one.radius.get(kind, 0) for one in sets.values())
+    if kind == "tlsh":
+        # The known text's length can only lessen it.
+        radius = min(radius, max(text_reach(mostly_ascii, one).radius for one in group))
     values = [HASHERS[kind].parse(one.value) for one in group]
     among = form if form in FORMS else "canonical"
-    return view.search(kind, among, values, max(one.radius.get(kind, 0) for one in sets.values()), accept)
+    return view.search(kind, among, values, radius, accept)
 
 
-def _neighbours(group: Sequence[Fingerprint], found: Sequence[Found]) -> list[Neighbour]:
-    return [
-        Neighbour(
-            fingerprint=group[near.query],
-            entry=near.entry,
-            distance=near.distance,
-            length_unknown=near.entry.kind == "tlsh" and None in (near.entry.length, group[near.query].length),
+def _neighbours(
+    view: View, group: Sequence[Fingerprint], found: Sequence[Found], mostly_ascii: bool
+) -> list[Neighbour]:
+    neighbours = []
+    for near in found:
+        fingerprint, entry = group[near.query], near.entry
+        radius, text = view.sets[entry.set].radius.get(entry.kind, 0), None
+        if entry.kind == "tlsh":
+            text = text_reach(mostly_ascii, fingerprint, entry)
+            radius = min(radius, text.radius)
+        neighbours.append(
+            Neighbour(
+                fingerprint=fingerprint,
+                entry=entry,
+                distance=near.distance,
+                radius=radius,
+                only_logs=text is not None and text.only_logs,
+                length_unknown=entry.kind == "tlsh" and None in (entry.length, fingerprint.length),
+            )
         )
-        for near in found
-    ]
+    return neighbours
+
+
+def text_reach(mostly_ascii: bool, *texts: Fingerprint | Entry) -> Reach:
+    """How far texts of one form may be from each other: the least that was measured for their lengths.
+
+    An unknown length is the greatest that TLSH's length byte stands for.
+    """
+    curve: Curve = "normal"
+    if texts[0].form == "raw":
+        curve = "raw" if mostly_ascii else "raw_of_other_scripts"
+    each = [reach(curve, one.length or longest_of(_length_byte(one.value))) for one in texts]
+    return Reach(min(one.radius for one in each), any(one.only_logs for one in each))
 
 
 def lengths_fit(fingerprint: Fingerprint, entry: Entry) -> bool:
