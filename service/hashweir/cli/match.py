@@ -177,6 +177,8 @@ def explain_hit(hit: Hit) -> str:
     ]
     if hit.quality is not None and hit.entry_quality is not None:
         words.append(f"quality {hit.quality} and {hit.entry_quality}")
+    if hit.page is not None:
+        words.append(f"page {hit.page}")
     if hit.labels:
         words.append(f"labels {', '.join(hit.labels)}")
     if hit.length_unknown:
