@@ -43,12 +43,16 @@ PHOTOS = (
 
 @dataclass(frozen=True)
 class Sent:
-    """One upload as it goes to the topic. `sort` is image, text or malformed; malformed ones may still decode."""
+    """One upload as it goes to the topic. `sort` is image, text or malformed.
+
+    A malformed one has the `reason` that its verdict must give, or none where it may still decode.
+    """
 
     id: str
     sort: str
     value: bytes
     headers: tuple[tuple[str, bytes], ...]
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,22 +156,22 @@ def malformed(name: str, number: int, chance: random.Random, picture: bytes) -> 
     flipped = bytearray(jpeg)
     for _ in range(8):
         flipped[chance.randrange(len(flipped))] ^= 1 << chance.randrange(8)
-    ways: list[tuple[bytes, bytes]] = [
-        (b"", b"image/png"),
-        (jpeg[: len(jpeg) // 3], b"image/jpeg"),
-        (bytes(flipped), b"image/jpeg"),
-        (claims_to_be(60_000, 60_000), b"image/png"),
-        (b"\xff\xfe broken \xc3(", b"text/plain"),
-        (b"too short", b"text/plain"),
-        (b'{"text": 5}', UPLOAD_JSON),
-        (b"{not json", UPLOAD_JSON),
-        (b'{"fingerprints": [{"kind": "pdq", "value": "0f"}]}', UPLOAD_JSON),
-        (b'{"uri": "https://example.org/x.jpg"}', UPLOAD_JSON),
-        (b"PK\x03\x04 something else", b"application/zip"),
-        (picture[: len(picture) // 2], b"image/png"),
+    ways: list[tuple[bytes, bytes, str | None]] = [
+        (b"", b"image/png", "empty_value"),
+        (jpeg[: len(jpeg) // 3], b"image/jpeg", None),
+        (bytes(flipped), b"image/jpeg", None),
+        (claims_to_be(60_000, 60_000), b"image/png", "too_many_pixels"),
+        (b"\xff\xfe broken \xc3(", b"text/plain", "invalid_utf8"),
+        (b"too short", b"text/plain", "too_short"),
+        (b'{"text": 5}', UPLOAD_JSON, "bad_envelope"),
+        (b"{not json", UPLOAD_JSON, "bad_envelope"),
+        (b'{"fingerprints": [{"kind": "pdq", "value": "0f"}]}', UPLOAD_JSON, "bad_fingerprint"),
+        (b'{"uri": "https://example.org/x.jpg"}', UPLOAD_JSON, "no_media_source"),
+        (b"PK\x03\x04 something else", b"application/zip", "unknown_content_type"),
+        (picture[: len(picture) // 2], b"image/png", None),
     ]
-    value, content_type = ways[number % len(ways)]
-    return _sent(name, "malformed", value, content_type)
+    value, content_type, reason = ways[number % len(ways)]
+    return _sent(name, "malformed", value, content_type, reason)
 
 
 def claims_to_be(width: int, height: int) -> bytes:
@@ -181,6 +185,6 @@ def claims_to_be(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", packed) + part(b"IEND", b"")
 
 
-def _sent(name: str, sort: str, value: bytes, content_type: bytes) -> Sent:
+def _sent(name: str, sort: str, value: bytes, content_type: bytes, reason: str | None = None) -> Sent:
     headers = (("ce_id", name.encode()), ("ce_source", b"test"), ("content-type", content_type))
-    return Sent(name, sort, value, headers)
+    return Sent(name, sort, value, headers, reason)

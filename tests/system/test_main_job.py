@@ -131,6 +131,14 @@ def check_matches(scenario: Scenario, churn: Churn, verdicts: dict[str, list[Sai
     return compared
 
 
+def check_reasons(sent: list[Sent], verdicts: dict[str, list[Said]]) -> None:
+    """What is beyond use is unscanned for its own reason, each time it is judged."""
+    for one in sent:
+        if one.reason is not None:
+            said = [json.loads(copy.body) for copy in verdicts[one.id]]
+            assert {(body["outcome"], body["reason"]) for body in said} == {("unscanned", one.reason)}, one.id
+
+
 def item_names(scenario: Scenario) -> dict[str, str]:
     """Item ids, as the format page derives them, to the names that the oracle uses."""
 
@@ -177,6 +185,7 @@ async def run_scenario(
         while await verdicts.read(500):
             pass
     check_bodies(verdicts.by_id)
+    check_reasons(scenario.sent, verdicts.by_id)
     compared = check_matches(scenario, churn, verdicts.by_id, item_names(scenario))
     said = sum(len(copies) for copies in verdicts.by_id.values())
     assert first.kills == kills
