@@ -120,7 +120,22 @@ class Scan(Section):
     image_deadline_seconds: PositiveFloat = Field(default=20.0, description="wall time for one image")
     text_deadline_seconds: PositiveFloat = Field(default=20.0, description="wall time for one text")
     document_deadline_seconds: PositiveFloat = Field(default=60.0, description="wall time for one PDF")
-    memory_bytes: PositiveInt = Field(default=1024 * MIB, description="address space of one scan process")
+    video_deadline_seconds: PositiveFloat = Field(default=120.0, description="wall time for one video")
+    long_processes: int = Field(
+        default=0, ge=0, le=8, description="processes for documents and videos alone; 0: they share the others"
+    )
+    memory_bytes: PositiveInt = Field(default=2048 * MIB, description="address space of one scan process")
+    recycle_jobs: PositiveInt = Field(default=500, description="a process is replaced after so many uploads")
+    recycle_resident_bytes: PositiveInt = Field(
+        default=512 * MIB, description="a process is replaced where so much memory stays with it"
+    )
+    cache_scans: NonNegativeInt = Field(
+        default=8192, description="scans remembered by SHA-256, some 2 kB each; 0: none"
+    )
+    require_fences: Literal["none", "rlimits", "seccomp", "full"] = Field(
+        default="rlimits",
+        description="no start with less; production: `seccomp`, or `full` (Landlock and no network too)",
+    )
 
 
 class Limits(Section):

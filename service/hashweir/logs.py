@@ -49,7 +49,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "match.failed": (*WHERE, "attempt", *FAILURE),
     "match.dead_letter": (*WHERE, "reason", "stage", "attempts"),
     # ── scan processes ──
-    "scan.started": ("processes", "level"),
+    "scan.started": ("processes", "level", "fences", "lacking"),
     "scan.died": ("pid", "why", "exit_code", "signal"),
     "scan.bad_reply": ("pid", "reason"),
     # ── store and followers ──

@@ -31,7 +31,9 @@ ACTIONS: Labels = ("none", "log", "review", "hold", "block")
 STAGES: Labels = ("ingest", "fetch", "scan_wait", "decode", "hash", "lookup", "decide", "publish")
 PAUSES: Labels = ("standing", "budget", "span", "sink", "source", "brake", "lost_range", "draining")
 """Why a partition is paused; several can hold at once."""
-DEATHS: Labels = ("exit", "signal", "deadline", "memory", "bad_reply", "recycled")
+DEATHS: Labels = ("exit", "signal", "forbidden", "deadline", "memory", "bad_reply", "recycled")
+FENCES: Labels = ("limits", "no_new_privileges", "not_dumpable", "no_network", "landlock", "seccomp")
+CACHE: Labels = ("hit", "miss")
 UPLOAD_REASONS: Labels = tuple(
     reason for reason, row in REASONS.items() if row.stage not in ("sets", "store", "stream", "config")
 )
@@ -126,6 +128,8 @@ TABLE: tuple[Row, ...] = (
     ),
     # ── process ──
     Row("scan_deaths_total", "counter", "Scan processes that ended or were ended.", {"why": DEATHS}),
+    Row("sandbox_level", "gauge", "1 where every scan process stands behind this fence.", {"fence": FENCES}),
+    Row("scan_cache_total", "counter", "Uploads by whether an equal one was scanned lately.", {"result": CACHE}),
     Row("build_info", "gauge", "Always 1.", {"version": None, "python": None}),
 )
 
@@ -162,6 +166,8 @@ class Metrics:
         self.last_verified = self._make(Gauge, "last_verified_timestamp_seconds")
         self.change_to_live = self._make(Histogram, "change_to_live_seconds")
         self.scan_deaths = self._make(Counter, "scan_deaths_total")
+        self.sandbox_level = self._make(Gauge, "sandbox_level")
+        self.scan_cache = self._make(Counter, "scan_cache_total")
         self._make(Gauge, "build_info").labels(version, platform.python_version()).set(1)
         if self._left:
             raise AssertionError(f"rows without a metric: {sorted(self._left)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -29,23 +29,28 @@ from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySour
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
 from hashweir.adapters.sandbox import ProcessSandbox
+from hashweir.adapters.sandbox_cache import ScanCache
+from hashweir.adapters.sandbox_fences import Fence, reached
+from hashweir.adapters.sandbox_lanes import Lanes
 from hashweir.config import Config
 from hashweir.errors import ConfigError, Unreachable
 from hashweir.lifecycle import Health, HealthServer, Lifecycle, Parts
 from hashweir.logs import Logger
-from hashweir.metrics import Metrics
-from hashweir.model import KINDS, Limits
+from hashweir.metrics import CACHE, FENCES, Metrics
+from hashweir.model import KINDS, Limits, MediaClass
 from hashweir.pipeline.deliver import Delivery, ViewGate
 from hashweir.pipeline.emit import Emitter
 from hashweir.pipeline.match import USABLE, Matcher
 from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
-from hashweir.ports import Sink, SlotChange, Source, Store, View
+from hashweir.ports import Sandbox, Sink, SlotChange, Source, Store, View
 from hashweir.shards.follow import Follower
 
 SCAN = "hashweir.pipeline.scan:prepare"
 TOPICS = ("uploads", "verdicts", "matches", "changes", "dead-letters")
 MOST_PROCESSES = 8
+LONG: frozenset[MediaClass] = frozenset({"document", "video"})
+"""What may have scan processes of its own, for it may take a minute and more."""
 LOOKUP_THREADS = 2
 GAUGES_EVERY_S = 1.0
 VERSIONED = ("numpy", "pdqhash", "Pillow", "py-tlsh", "simplejpeg")
@@ -95,12 +100,32 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
         await opened.close()
 
 
-def sandbox(config: Config, metrics: Metrics | None = None) -> ProcessSandbox:
-    """The scan processes, not started yet."""
+def sandbox(config: Config, metrics: Metrics | None = None, log: Logger | None = None) -> Sandbox:
+    """The scan processes, not started yet: one pool, or two with a lane for what takes long."""
+    part = config.scan
+    cache = ScanCache(part.cache_scans)
+    short = _processes(config, part.processes or min(os.cpu_count() or 1, MOST_PROCESSES), cache, metrics, log)
+    if not part.long_processes:
+        return short
+    return Lanes(short, _processes(config, part.long_processes, cache, metrics, log), LONG)
+
+
+def _processes(
+    config: Config, count: int, cache: ScanCache, metrics: Metrics | None, log: Logger | None
+) -> ProcessSandbox:
     scan, limits = config.scan, config.limits
+
+    def on_ready(fences: Iterable[Fence], lacking: Mapping[Fence, str]) -> None:
+        if metrics:
+            for fence in FENCES:
+                metrics.sandbox_level.labels(fence).set(fence in set(fences))
+        if log:
+            level = reached(fences)
+            log.info("scan.started", processes=count, level=level, fences=list(fences), lacking=dict(lacking))
+
     return ProcessSandbox(
         scan=SCAN,
-        count=scan.processes or min(os.cpu_count() or 1, MOST_PROCESSES),
+        count=count,
         limits=Limits(
             pixels=limits.pixels,
             side=limits.side_pixels,
@@ -113,9 +138,16 @@ def sandbox(config: Config, metrics: Metrics | None = None) -> ProcessSandbox:
             "image": scan.image_deadline_seconds,
             "text": scan.text_deadline_seconds,
             "document": scan.document_deadline_seconds,
+            "video": scan.video_deadline_seconds,
         },
         memory_bytes=scan.memory_bytes,
+        recycle_after=scan.recycle_jobs,
+        recycle_bytes=scan.recycle_resident_bytes,
+        cache=cache,
+        require=scan.require_fences,
+        when_ready=on_ready,
         when_ended=(lambda why: metrics.scan_deaths.labels(why).inc()) if metrics else (lambda why: None),
+        when_asked=(lambda hit: metrics.scan_cache.labels(CACHE[not hit]).inc()) if metrics else (lambda hit: None),
     )
 
 
@@ -123,7 +155,7 @@ def sandbox(config: Config, metrics: Metrics | None = None) -> ProcessSandbox:
 class Judging:
     """What every door shares. `background` has to run for as long as anything is judged."""
 
-    sandbox: ProcessSandbox
+    sandbox: Sandbox
     follower: Follower
     gate: ViewGate
     matcher_over: Callable[[Callable[[], Awaitable[View]]], Matcher]
@@ -155,7 +187,7 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
         on_alarm=on_alarm,
     )
     gate = ViewGate(follower.known, allow_empty=allow_empty or config.worker.allow_empty)
-    scan = sandbox(config, metrics)
+    scan = sandbox(config, metrics, log)
     matcher_over = partial(_matcher, scan, follower, ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup"))
     return Judging(
         sandbox=scan,
@@ -167,7 +199,7 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
 
 
 def _matcher(
-    scan: ProcessSandbox,
+    scan: Sandbox,
     follower: Follower,
     threads: ThreadPoolExecutor,
     usable_view: Callable[[], Awaitable[View]],

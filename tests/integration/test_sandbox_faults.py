@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -99,6 +98,7 @@ FAULTS: list[tuple[bytes, str, str, Why]] = [
     (b"raise", "image/png", "scan_died", "exit"),
     (b"hang", "text/plain", "scan_deadline", "deadline"),
     (b"spin", "text/plain", "scan_deadline", "deadline"),
+    (b"mistake", "image/png", "scan_bad_reply", "bad_reply"),
     (b"memory 4000000000", "image/png", "scan_memory", "memory"),
     (b"send \x00\x01\x00\x01" + bytes(70_000), "image/png", "scan_bad_reply", "bad_reply"),
     (b"send \xff\xff\xff\xff", "image/png", "scan_bad_reply", "bad_reply"),
@@ -159,7 +159,8 @@ async def test_answers_that_no_honest_process_gives(lie: dict[str, Any]) -> None
 
 
 async def test_one_lie_through_the_whole_pool(pool: Pool) -> None:
-    content = b"lie " + msgspec.json.encode({"media_class": None, "media_type": None, "reason": "anything"})
+    body = {"media_class": None, "media_type": None, "reason": "anything"}
+    content = b"lie " + msgspec.json.encode(body)
     require_failed(await pool.sandbox.scan(upload(content)), content, "scan_bad_reply")
 
 
@@ -185,9 +186,10 @@ def test_replies_of_another_shape() -> None:
 
 
 async def test_an_answer_too_many_does_not_reach_the_next_upload(pool: Pool) -> None:
+    # The digest of this very content can't stand in it, so the first of the two is no honest answer either.
     extra = msgspec.msgpack.encode({"number": 1, "scan": {"media_class": None, "media_type": "forged"}})
     twice = (len(extra).to_bytes(4, "big") + extra) * 2
-    assert (await pool.sandbox.scan(upload(b"send " + twice))).media_type == "forged"
+    require_failed(await pool.sandbox.scan(upload(b"send " + twice)), b"send " + twice, "scan_bad_reply")
     results = [await pool.sandbox.scan(upload(b"fine")) for _ in range(4)]
     assert {result.media_type for result in results} == {"image/png"}
 
@@ -293,26 +295,6 @@ async def test_a_start_that_fails_says_why(options: dict[str, Any], words: str) 
     with pytest.raises(HashweirError, match=words) as caught:
         await pool.sandbox.start()
     assert caught.value.reason == "scan_died"
-
-
-async def test_a_process_has_nothing_and_can_reach_nothing(pool: Pool) -> None:
-    async def attempt(what: str) -> str:
-        return (await pool.sandbox.scan(upload(b"try " + what.encode()))).media_type or ""
-
-    environment = await attempt("environment")
-    assert "PATH" not in environment
-    assert "HOME" not in environment
-    # Standard streams and the link; nothing of this test's files and sockets.
-    assert len(msgspec.json.decode(await attempt("descriptors"))) <= 4
-    assert await attempt("open") == "OSError 24"
-    assert {"limits", "no_new_privileges", "not_dumpable"} <= set(pool.sandbox.fences)
-    if "no_network" in pool.sandbox.fences:
-        assert await attempt("connect") != "done"
-    for pid in pool.sandbox.pids:
-        assert resource.prlimit(pid, resource.RLIMIT_AS) == (2**30, 2**30)
-        for limit in (resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_NOFILE):
-            assert resource.prlimit(pid, limit) == (0, 0)
-    assert resource.getrlimit(resource.RLIMIT_AS)[0] != 2**30
 
 
 PARENT = """

@@ -7,20 +7,35 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
-import socket
 import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
 from hashweir.hashing import exact
-from hashweir.model import Fingerprint, Limits, Scan
+from hashweir.model import Limits, Scan
+from tests.servers.escapes import ESCAPES
+
+_seen: dict[str, str] = {}
+"""What a process could see before it was locked down."""
 
 
 def prepare(limits: Limits) -> Callable[[bytes, str | None, object], Scan]:
     """The scan function. Its processes inherit nothing, and it reports that when asked."""
+    _seen["environment"] = repr(sorted(os.environ))
+    _seen["descriptors"] = repr(sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir())[:-1])
     return scan
+
+
+def prepare_and_search(limits: Limits) -> Callable[[bytes, str | None, object], Scan]:
+    """The same, after a search of all memory for what only the parent should know."""
+    # Not one literal, or the search would find itself.
+    _seen["secrets"] = str(_own_memory().count(b"-".join((b"only", b"the", b"parent", b"knows", b"this"))))
+    return prepare(limits)
 
 
 def fail(limits: Limits) -> Callable[[bytes, str | None, object], Scan]:
@@ -35,28 +50,32 @@ def scan(content: bytes, media_type: str | None, forms: object) -> Scan:
         case b"segv":
             ctypes.string_at(0)
         case b"signal":
-            os.kill(os.getpid(), int(argument))
+            signal.raise_signal(int(argument))
         case b"exit":
             os._exit(int(argument))
         case b"raise":
             raise RuntimeError("unforeseen")
         case b"hang":
-            signal.pause()
+            _hang()
         case b"spin":
             while True:
                 pass
         case b"memory":
-            return _claims(str(len(bytearray(int(argument)))))
+            return _claims(content, str(len(bytearray(int(argument)))))
         case b"send":
             os.write(int(sys.argv[1]), argument)
-            signal.pause()
+            _hang()
         case b"hang-up":
             os.close(int(sys.argv[1]))
-            signal.pause()
+            _hang()
         case b"lie":
             return msgspec.json.decode(argument, type=Scan)
         case b"try":
-            return _claims(_try(argument.decode()))
+            return _claims(content, _try(argument.decode()))
+        case b"escape":
+            ESCAPES[argument.decode()](int(sys.argv[2]))
+        case b"mistake":
+            return _answer(b"another upload")
     return _answer(content)
 
 
@@ -65,39 +84,51 @@ def _answer(content: bytes) -> Scan:
     return Scan(media_class="image", media_type="image/png", fingerprints=fingerprints, checked={"sha256": "ok"})
 
 
-def _claims(text: str) -> Scan:
+def _claims(content: bytes, text: str) -> Scan:
     """A way to tell a test something: the media type is the one free text of an answer."""
-    return Scan(media_class=None, media_type=text[:256], fingerprints=(_zero(),))
+    return Scan(media_class=None, media_type=text[:256], fingerprints=exact.fingerprints(content))
 
 
-def _zero() -> Fingerprint:
-    return Fingerprint(kind="md5", form="canonical", recipe="md5/canonical/1", value="0" * 32)
+def _hang() -> None:
+    """Wait for ever, by a system call that is allowed."""
+    lock = threading.Lock()
+    with lock:
+        lock.acquire()
+
+
+_kept: list[bytes] = []
 
 
 def _try(what: str) -> str:
     try:
-        match what:
-            case "environment":
-                return repr(sorted(os.environ))
-            case "descriptors":
-                return repr([number for number in range(256) if _is_open(number)])
-            case "open":
-                os.open("/etc/hostname", os.O_RDONLY)
-            case "fork":
-                if os.fork() == 0:
-                    os._exit(0)
-            case "connect":
-                socket.create_connection(("127.0.0.1", 9), timeout=1)
-            case "pid":
+        match what.partition(" "):
+            case ("pid", _, _):
                 return str(os.getpid())
-    except OSError as error:
-        return type(error).__name__ + f" {error.errno}"
+            case ("thread", _, _):
+                threading.Thread(target=print).start()
+            case ("keep", _, size):
+                _kept.append(b"\1" * int(size))
+            case ("limit", _, _):
+                resource.setrlimit(resource.RLIMIT_CPU, resource.getrlimit(resource.RLIMIT_CPU))
+            case (seen, _, _):
+                return _seen[seen]
+    except (OSError, RuntimeError) as error:
+        return f"{type(error).__name__} {error}"
     return "done"
 
 
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
+def _own_memory() -> bytes:
+    """All of this process's memory that can be read, of regions up to 64 MiB."""
+    parts = []
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    with Path("/proc/self/mem").open("rb", buffering=0) as memory:
+        for line in maps:
+            span, rights, *_ = line.split()
+            first, last = (int(number, 16) for number in span.split("-"))
+            if rights.startswith("r") and last - first <= 2**26 and not line.endswith(("[vvar]", "[vsyscall]")):
+                try:
+                    memory.seek(first)
+                    parts.append(memory.read(last - first))
+                except (OSError, OverflowError):
+                    continue
+    return b"".join(parts)

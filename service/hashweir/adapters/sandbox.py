@@ -13,21 +13,23 @@ from typing import Final
 
 import msgspec
 
+from hashweir.adapters.sandbox_cache import ScanCache
+from hashweir.adapters.sandbox_fences import LEVELS, Fence, Level
 from hashweir.adapters.sandbox_frames import Setup
 from hashweir.adapters.sandbox_process import Failed, ScanProcess, Why, start_process
-from hashweir.errors import HashweirError
-from hashweir.hashing import exact
-from hashweir.model import KINDS_OF, FormGroup, Kind, Limits, MediaClass, Scan, Upload
+from hashweir.adapters.sandbox_upload import declared, declared_class, failed_scan, sha256_of
+from hashweir.errors import ConfigError, HashweirError
+from hashweir.model import FormGroup, Limits, MediaClass, Scan, Upload
 
 ATTEMPTS: Final = 2
 _REASONS: Final[Mapping[Why, str]] = {
     "exit": "scan_died",
     "signal": "scan_died",
+    "forbidden": "scan_died",
     "deadline": "scan_deadline",
     "memory": "scan_memory",
     "bad_reply": "scan_bad_reply",
 }
-_CLASSES: Final[Mapping[str, MediaClass]] = {"image": "image", "video": "video", "text": "text"}
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 10.0
 
@@ -44,21 +46,35 @@ class ProcessSandbox:
         deadline_s: Mapping[MediaClass, float],
         memory_bytes: int,
         recycle_after: int = 500,
+        recycle_bytes: int = 2**29,
+        cache: ScanCache | None = None,
+        require: Level = "none",
         path: tuple[str, ...] = (),
+        when_ready: Callable[[tuple[Fence, ...], Mapping[Fence, str]], None] = lambda fences, lacking: None,
         when_ended: Callable[[Why], None] = lambda why: None,
+        when_asked: Callable[[bool], None] = lambda hit: None,
     ) -> None:
         """`scan` is the dotted name `module:function` of what makes a scan function of `limits`.
 
         `deadline_s` holds seconds of wall time per media class as declared; those that are missing get the image's.
         `memory_bytes` is the address space of one process, libraries included. A process is replaced after
-        `recycle_after` jobs. `path` holds directories in which the module is looked for before the installed
-        packages. `when_ended` is told of every process that ended or was ended, and why.
+        `recycle_after` jobs, or where more than `recycle_bytes` of memory stay with it. `cache` may be shared by
+        several; without one, every upload is scanned. No process serves that does not reach the level `require`.
+        `path` holds directories in which the module is looked for before the installed packages.
+
+        `when_ready` is told once, at the start, what fences stand and why others don't; `when_ended` of every
+        process that ended or was ended, and why; `when_asked` of every scan, whether the cache had it.
         """
         self._setup = Setup(scan=scan, path=path, limits=limits, memory_bytes=memory_bytes)
         self._count = count
         self._deadline_s = deadline_s
         self._recycle_after = recycle_after
+        self._recycle_bytes = recycle_bytes
+        self._cache = cache if cache is not None else ScanCache(0)
+        self._require = require
+        self._when_ready = when_ready
         self._when_ended = when_ended
+        self._when_asked = when_asked
         self._idle: asyncio.Queue[ScanProcess | None] = asyncio.Queue()
         self._all: set[ScanProcess] = set()
         self._busy: set[ScanProcess] = set()
@@ -69,7 +85,7 @@ class ProcessSandbox:
         self._stopping = False
 
     @property
-    def fences(self) -> tuple[str, ...]:
+    def fences(self) -> tuple[Fence, ...]:
         """The fences that every ready process stands behind."""
         each = [set(process.fences) for process in self._all]
         return tuple(sorted(set.intersection(*each))) if each else ()
@@ -80,30 +96,62 @@ class ProcessSandbox:
         return tuple(sorted(process.pid for process in self._all if process.usable))
 
     async def start(self) -> None:
-        """Start all processes at once. Raises HashweirError(scan_died) with the last words of one that failed."""
+        """Start all processes at once.
+
+        Raises HashweirError(scan_died) with the last words of one that failed, ConfigError where this machine does
+        not allow the fences that are required.
+        """
         outcomes = await asyncio.gather(*(self._start_one() for _ in range(self._count)), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 await self.stop()
+                if isinstance(outcome, _Unfenced):
+                    raise ConfigError(str(outcome)) from outcome
                 if isinstance(outcome, Failed | OSError):
                     raise HashweirError("scan_died", str(outcome)) from outcome
                 raise outcome
             self._idle.put_nowait(outcome)
+        self._when_ready(self.fences, {why: text for one in self._all for why, text in one.lacking.items()})
 
     async def scan(self, upload: Upload, forms: tuple[FormGroup, ...] = ()) -> Scan:
         """Scan `upload.content` in a free process, waiting for one; `forms` are computed beside the canonical one.
 
         Always answers: what befell the second attempt is the scan's reason, and the exact fingerprints are there
-        all the same. Cancelling ends the process that has the job. Raises RuntimeError once `stop` was called.
+        all the same. An equal upload that was scanned lately is answered from the cache. Cancelling ends the
+        process that has the job. Raises RuntimeError once `stop` was called.
         """
         if upload.content is None:
             raise ValueError("an upload without content can't be scanned")
-        media_class = _declared_class(upload.media_type)
-        deadline_s = self._deadline_s.get(media_class or "image", self._deadline_s["image"])
-        process = await self._take()
+        self._require_running()
+        sha256 = await sha256_of(upload.content)
+        key = (sha256, declared(upload.media_type), forms)
+        known = self._cache.get(key)
+        if known is None:
+            process = await self._take()
+            known = self._cache.get(key)  # of a flood of copies, all but the first wait until it is scanned
+            if known is not None:
+                self._give_back(process)
+        self._when_asked(known is not None)
+        if known is not None:
+            return known
+        deadline_s = self._deadline_s.get(declared_class(upload.media_type) or "image", self._deadline_s["image"])
+        scan, maker = await self._scan(process, upload.content, upload.media_type, forms, deadline_s, sha256)
+        self._cache.put(key, scan, maker)
+        return scan
+
+    async def _scan(
+        self,
+        process: ScanProcess,
+        content: bytes,
+        media_type: str | None,
+        forms: tuple[FormGroup, ...],
+        deadline_s: float,
+        sha256: bytes,
+    ) -> tuple[Scan, int]:
+        """Scan in this process, which is busy, or else in a fresh one; and the id of the one that answered."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                scan = await process.run(upload.content, upload.media_type, forms, deadline_s)
+                scan = await process.run(content, media_type, forms, deadline_s, sha256)
             except Failed as failed:
                 why = failed.why
                 self._drop(process, why)
@@ -118,8 +166,8 @@ class ProcessSandbox:
                 raise
             else:
                 self._give_back(process)
-                return msgspec.structs.replace(scan, attempts=attempt)
-        return await asyncio.to_thread(_failed_scan, upload.content, media_class, upload.media_type, _REASONS[why])
+                return msgspec.structs.replace(scan, attempts=attempt), process.pid
+        return await asyncio.to_thread(failed_scan, content, media_type, _REASONS[why], ATTEMPTS), 0
 
     async def stop(self) -> None:
         """Kill all processes, each by its own handle, in at most some seconds. Scans in flight raise RuntimeError."""
@@ -162,7 +210,10 @@ class ProcessSandbox:
         elif process in self._retired or len(self._all) - len(self._retired) > self._count:
             self._drop(process, "recycled")
         else:
-            if process.jobs == self._recycle_after:
+            if not process.outgoing and (
+                process.jobs >= self._recycle_after or process.resident_bytes() > self._recycle_bytes
+            ):
+                process.outgoing = True
                 self._grow(successor_of=process)
             self._idle.put_nowait(process)
 
@@ -172,6 +223,8 @@ class ProcessSandbox:
             return
         if why is not None and not self._stopping:
             self._when_ended(why)
+            if why != "recycled":
+                self._cache.forget(process.pid)
         for held in (self._all, self._busy, self._retired):
             held.discard(process)
         process.kill()
@@ -224,6 +277,9 @@ class ProcessSandbox:
 
     async def _start_one(self) -> ScanProcess:
         process = await start_process(self._setup)
+        if not LEVELS[self._require] <= set(process.fences):
+            await process.end()
+            raise _Unfenced(self._require, process.lacking)
         self._all.add(process)
         process.when_ended = self._ended
         return process
@@ -233,22 +289,9 @@ class ProcessSandbox:
             raise RuntimeError("the scan processes were stopped")
 
 
-def _declared_class(media_type: str | None) -> MediaClass | None:
-    """The media class of the declared type: it only picks limits, and names what could not be scanned."""
-    declared = (media_type or "").partition(";")[0].strip().lower()
-    if declared == "application/pdf":
-        return "document"
-    return _CLASSES.get(declared.partition("/")[0])
+class _Unfenced(Failed):
+    """The process runs, but not behind the fences that are required."""
 
-
-def _failed_scan(content: bytes, media_class: MediaClass | None, media_type: str | None, reason: str) -> Scan:
-    """What is left where no process could do it: a file that is known byte for byte is still found."""
-    checked: dict[Kind, str] = dict.fromkeys(KINDS_OF[media_class], reason) if media_class else {}
-    return Scan(
-        media_class=media_class,
-        media_type=media_type,
-        fingerprints=exact.fingerprints(content),
-        checked=checked | {"sha256": "ok", "md5": "ok"},
-        reason=reason,
-        attempts=ATTEMPTS,
-    )
+    def __init__(self, level: Level, lacking: Mapping[Fence, str]) -> None:
+        listed = "; ".join(f"{fence}: {why}" for fence, why in lacking.items() if fence in LEVELS[level])
+        super().__init__("exit", f"scan.require_fences is {level}, which this machine does not allow ({listed})")

@@ -7,7 +7,6 @@ from the lock-down on it opens nothing.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import pkgutil
@@ -16,15 +15,11 @@ import signal
 import socket
 import sys
 
+from hashweir.adapters.sandbox_fences import PR_SET_PDEATHSIG, lock_down, prctl
 from hashweir.adapters.sandbox_frames import LENGTH_BYTES, Ready, Reply, pack, unpack_job, unpack_setup
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
-_PR_SET_NO_NEW_PRIVS = 38
-_CLONE_NEWUSER = 0x10000000
-_CLONE_NEWNET = 0x40000000
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_UNFORESEEN = 70
+"""Exit status after an exception that nobody caught: EX_SOFTWARE of sysexits.h."""
 
 
 def main(descriptor: int, parent: int) -> None:
@@ -34,7 +29,11 @@ def main(descriptor: int, parent: int) -> None:
         setup = unpack_setup(_receive(link))
         sys.path[:0] = setup.path
         scan = pkgutil.resolve_name(setup.scan)(setup.limits)
-        link.sendall(pack(Ready(fences=lock_down(setup.memory_bytes))))
+        # A traceback would be printed with lines of source files, which can't be opened any more: that attempt
+        # would end the process as if it had been taken over.
+        sys.excepthook = lambda *error: os._exit(_UNFORESEEN)
+        fences, lacking = lock_down(setup.memory_bytes)
+        link.sendall(pack(Ready(fences=fences, lacking=lacking)))
         while True:
             job = unpack_job(_receive(link))
             _allow_processor_time(job.cpu_s)
@@ -45,34 +44,9 @@ def main(descriptor: int, parent: int) -> None:
             link.sendall(pack(reply))
 
 
-def lock_down(memory_bytes: int) -> tuple[str, ...]:
-    """Raise every fence that this machine allows, for good; give their names.
-
-    `limits`: no new files, processes, core dumps or file growth, and at most `memory_bytes` of address space.
-    `no_new_privileges`: no set-user-id program gives any. `not_dumpable`: a neighbour under the same user can't
-    attach to this process. `no_network`: a network namespace of its own with nothing in it, where the kernel lets
-    an ordinary user have one. Raises OSError where one of the first three can't be had.
-    """
-    fences = ["limits", "no_new_privileges", "not_dumpable"]
-    # Before the two below: a new user namespace makes a process dumpable again.
-    if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
-        fences.append("no_network")
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)
-    for limit, value in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 0),  # descriptors that are open stay so
-        (resource.RLIMIT_NPROC, 0),
-    ):
-        resource.setrlimit(limit, (value, value))
-    return tuple(fences)
-
-
 def _die_with(parent: int) -> None:
     """Be killed when the parent's thread that started this process ends: a killed parent leaves no orphans."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the call
         sys.exit(1)
 
@@ -83,11 +57,6 @@ def _allow_processor_time(seconds: int) -> None:
     used = math.ceil(usage.ru_utime + usage.ru_stime)
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, most))
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
 def _receive(link: socket.socket) -> bytearray:
@@ -102,7 +71,7 @@ def _receive_exactly(link: socket.socket, length: int) -> bytearray:
     while rest:
         got = link.recv_into(rest)
         if got == 0:
-            sys.exit(0)
+            os._exit(0)  # an orderly end of the interpreter makes system calls that are not allowed
         rest = rest[got:]
     return buffer
 

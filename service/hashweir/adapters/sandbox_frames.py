@@ -12,6 +12,7 @@ from typing import Final, get_args
 import msgspec
 from msgspec import Struct
 
+from hashweir.adapters.sandbox_fences import Fence
 from hashweir.errors import REASONS, InputError
 from hashweir.hashing import HASHERS, RECIPES
 from hashweir.model import KINDS_OF, FormGroup, Limits, Note, Scan
@@ -37,9 +38,10 @@ class Setup(Struct, frozen=True, kw_only=True):
 
 
 class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Process to parent, once: prepared and locked down by these fences."""
+    """Process to parent, once: prepared and locked down by these fences; `lacking` says why by no others."""
 
-    fences: tuple[str, ...]
+    fences: tuple[Fence, ...]
+    lacking: dict[Fence, str] = {}
 
 
 class Job(Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, Literal
 
+from hashweir.adapters.sandbox_fences import Fence
 from hashweir.adapters.sandbox_frames import (
     LENGTH_BYTES,
     MOST_REPLY_BYTES,
@@ -25,8 +26,8 @@ from hashweir.adapters.sandbox_frames import (
 )
 from hashweir.model import FormGroup, Scan
 
-Why = Literal["exit", "signal", "deadline", "memory", "bad_reply", "recycled"]
-"""Why a scan process ended or was ended."""
+Why = Literal["exit", "signal", "forbidden", "deadline", "memory", "bad_reply", "recycled"]
+"""Why a scan process ended or was ended. `forbidden`: the kernel killed it for a system call that it may not make."""
 
 _ENVIRONMENT: Final = {
     # Read by numpy's libraries when they are loaded: threads of a process with one job only wait for each other.
@@ -42,6 +43,7 @@ _END_S: Final = 5.0
 _DYING_S: Final = 1.0
 """A process that hung up has so long to be gone, so that its own exit status is seen."""
 _SPARE_CPU_S: Final = 2
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class Failed(Exception):
@@ -65,8 +67,12 @@ class ScanProcess:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._handle, self._reap)
         self.pid = popen.pid
-        self.fences: tuple[str, ...] = ()
+        self.fences: tuple[Fence, ...] = ()
+        self.lacking: dict[Fence, str] = {}
+        """Fences that this machine does not allow, and why."""
         self.jobs = 0
+        self.outgoing = False
+        """Its successor is being started."""
         self.usable = True
         """False from the moment it ended or was told to."""
         self.when_ended: Callable[[ScanProcess, Why], None] | None = None
@@ -75,25 +81,39 @@ class ScanProcess:
     async def prepare(self, setup: Setup) -> None:
         """Hand over the set-up and wait until it is ready. Raises Failed, with what it wrote to stderr."""
         try:
-            self.fences = unpack_ready(await self._exchange(pack(setup), _START_S)).fences
+            ready = unpack_ready(await self._exchange(pack(setup), _START_S))
         except (TimeoutError, OSError, EOFError, BadReply) as error:
             failed = await self._failed(error)
             raise Failed(failed.why, f"no scan process: {failed}: {self._last_words()}") from error
+        self.fences, self.lacking = ready.fences, ready.lacking
 
     async def run(
-        self, content: bytes, media_type: str | None, forms: tuple[FormGroup, ...], deadline_s: float
+        self, content: bytes, media_type: str | None, forms: tuple[FormGroup, ...], deadline_s: float, sha256: bytes
     ) -> Scan:
-        """Scan one upload's content within `deadline_s` seconds of wall time. Raises Failed."""
+        """Scan one upload's content within `deadline_s` seconds of wall time. Raises Failed.
+
+        `sha256` is the digest of `content`: an answer that names another is about another upload, or a lie.
+        """
         self.jobs += 1
         cpu_s = math.ceil(deadline_s) + _SPARE_CPU_S
         job = Job(number=self.jobs, content=content, media_type=media_type, forms=forms, cpu_s=cpu_s)
         try:
             scan = unpack_reply(await self._exchange(pack(job), deadline_s), job.number)
+            if scan is not None and {one.value for one in scan.fingerprints if one.kind == "sha256"} != {sha256.hex()}:
+                raise BadReply("not the digest of what was sent")
         except (TimeoutError, OSError, EOFError, BadReply) as error:
             raise await self._failed(error) from error
         if scan is None:
             raise Failed("memory")
         return scan
+
+    def resident_bytes(self) -> int:
+        """Memory of the machine that it takes now, by its own page table; 0 where the machine does not tell."""
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb", buffering=0) as file:  # noqa: PTH123, a hot path
+                return int(file.read(100).split()[1]) * _PAGE_BYTES
+        except (OSError, IndexError):
+            return 0
 
     def kill(self) -> None:
         """SIGKILL, by the handle of this very process."""
@@ -129,6 +149,8 @@ class ScanProcess:
         status = self._popen.returncode
         if status == -signal.SIGXCPU:
             return "deadline"
+        if status == -signal.SIGSYS:
+            return "forbidden"
         return "signal" if status is not None and status < 0 else "exit"
 
     async def _wait(self, most_s: float) -> None:

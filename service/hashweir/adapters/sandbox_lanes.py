@@ -1,0 +1,42 @@
+"""A lane of their own for uploads that take long, so that no picture waits behind a video."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Set
+
+from hashweir.adapters.sandbox_upload import declared_class
+from hashweir.model import MediaClass, Scan, Upload
+from hashweir.ports import Sandbox
+
+
+class Lanes:
+    """`ports.Sandbox` over two: one for some media classes as declared, one for all the rest.
+
+    A type that is declared wrongly takes the other lane, under that lane's deadline; the verdict is the same.
+    """
+
+    def __init__(self, short: Sandbox, long: Sandbox, classes: Set[MediaClass]) -> None:
+        """Uploads of `classes` go to `long`."""
+        self._short = short
+        self._long = long
+        self._classes = classes
+
+    async def start(self) -> None:
+        """Start both; where one fails, neither runs on. Raises what the one that failed raises."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane in (self._short, self._long):
+                    group.create_task(lane.start())
+        except BaseExceptionGroup as errors:
+            await self.stop()
+            raise errors.exceptions[0] from None
+
+    async def scan(self, upload: Upload) -> Scan:
+        """Scan in the lane of the declared type."""
+        lane = self._long if declared_class(upload.media_type) in self._classes else self._short
+        return await lane.scan(upload)
+
+    async def stop(self) -> None:
+        """End both."""
+        await asyncio.gather(self._short.stop(), self._long.stop())
