@@ -29,7 +29,7 @@ from hashweir.model import FormGroup, Scan
 Why = Literal["exit", "signal", "forbidden", "deadline", "memory", "bad_reply", "recycled"]
 """Why a scan process ended or was ended. `forbidden`: the kernel killed it for a system call that it may not make."""
 
-_ENVIRONMENT: Final = {
+ENVIRONMENT: Final = {
     # Read by numpy's libraries when they are loaded: threads of a process with one job only wait for each other.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -38,6 +38,7 @@ _ENVIRONMENT: Final = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
 }
+"""All that a scan process finds in its environment."""
 _START_S: Final = 60.0
 _END_S: Final = 5.0
 _DYING_S: Final = 1.0
@@ -223,7 +224,7 @@ def _spawn() -> ScanProcess:
             stdout=subprocess.DEVNULL,
             stderr=errors,
             pass_fds=(theirs.fileno(),),
-            env=_ENVIRONMENT,
+            env=ENVIRONMENT,
             cwd="/",
             start_new_session=True,  # a Ctrl-C is for the parent, which drains first
         )
