@@ -66,16 +66,19 @@ class BadReply(Exception):
 
 
 _NO_MESSAGE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_encoder = msgspec.msgpack.Encoder()
 _setup = msgspec.msgpack.Decoder(Setup)
 _ready = msgspec.msgpack.Decoder(Ready)
 _job = msgspec.msgpack.Decoder(Job)
 _reply = msgspec.msgpack.Decoder(Reply)
 
 
-def pack(message: Setup | Ready | Job | Reply) -> bytes:
+def pack(message: Setup | Ready | Job | Reply) -> bytearray:
     """One frame."""
-    body = msgspec.msgpack.encode(message)
-    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+    frame = bytearray(LENGTH_BYTES)
+    _encoder.encode_into(message, frame, LENGTH_BYTES)  # in place: an upload is copied once, not twice
+    frame[:LENGTH_BYTES] = (len(frame) - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "big")
+    return frame
 
 
 def unpack_setup(body: bytes | bytearray) -> Setup:

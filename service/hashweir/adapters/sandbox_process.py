@@ -169,27 +169,29 @@ class ScanProcess:
         if by_itself and self.when_ended is not None:
             self.when_ended(self, self._why())
 
-    async def _exchange(self, frame: bytes, most_s: float) -> bytes:
+    async def _exchange(self, frame: bytearray, most_s: float) -> bytes:
         """Send a frame and receive one. Raises TimeoutError, and what `_receive` raises."""
         async with self._talking, asyncio.timeout(most_s):
             await self._loop.sock_sendall(self._link, frame)
             return await self._receive()
 
     async def _receive(self) -> bytes:
-        """One frame. Raises BadReply where it claims to be longer than any honest one, EOFError at the end."""
-        length = int.from_bytes(await self._receive_exactly(LENGTH_BYTES), "big")
-        if length > MOST_REPLY_BYTES:
-            raise BadReply(f"a frame of {length} bytes")
-        return await self._receive_exactly(length)
-
-    async def _receive_exactly(self, length: int) -> bytes:
+        """One frame, and no more: it was asked once. Raises BadReply, EOFError at the end of the link."""
         parts = bytearray()
-        while len(parts) < length:
-            part = await self._loop.sock_recv(self._link, length - len(parts))
+        most = LENGTH_BYTES + MOST_REPLY_BYTES
+        while True:
+            part = await self._loop.sock_recv(self._link, most + 1 - len(parts))
             if not part:
                 raise EOFError
             parts += part
-        return bytes(parts)
+            length = int.from_bytes(parts[:LENGTH_BYTES], "big")
+            if len(parts) > most or (len(parts) >= LENGTH_BYTES and length > MOST_REPLY_BYTES):
+                raise BadReply("a frame longer than any honest one")
+            if len(parts) >= LENGTH_BYTES + length:
+                break
+        if len(parts) > LENGTH_BYTES + length:
+            raise BadReply("more than one answer")
+        return bytes(parts[LENGTH_BYTES:])
 
     def _last_words(self) -> str:
         """The end of what it wrote to stderr, which it can only do before its lock-down."""
