@@ -91,7 +91,7 @@ def unpack_job(body: bytes | bytearray) -> Job:
     return _job.decode(body)
 
 
-def unpack_ready(body: bytes) -> Ready:
+def unpack_ready(body: bytes | bytearray) -> Ready:
     """A process's first frame. Raises BadReply."""
     try:
         return _ready.decode(body)
@@ -99,7 +99,7 @@ def unpack_ready(body: bytes) -> Ready:
         raise BadReply(str(error)) from error
 
 
-def unpack_reply(body: bytes, number: int) -> Scan | None:
+def unpack_reply(body: bytes | bytearray, number: int) -> Scan | None:
     """A process's answer to job `number`, None where its memory did not suffice. Raises BadReply."""
     try:
         reply = _reply.decode(body)
