@@ -93,8 +93,15 @@ $(HERE):
 	@$(PIP) install --no-deps --no-build-isolation --editable . >&2
 	@touch $@
 
-.venv/.demo: .venv/.demo-pins .venv/.project
+.venv/.demo: .venv/.demo-pins .venv/.project .venv/.fences
 	@touch $@
 
-.venv/.dev: .venv/.dev-pins .venv/.project
+.venv/.dev: .venv/.dev-pins .venv/.project .venv/.fences
+	@touch $@
+
+# The library that filters system calls comes with the system; without it everything works, behind fewer fences.
+.venv/.fences: .venv/.project
+	@$(BIN)/python -c 'import pyseccomp' 2>/dev/null || \
+		{ test "$$(id -u)" = 0 && apt-get install -y -qq --no-install-recommends libseccomp2 >/dev/null 2>&1; } || \
+		$(SAY) "no libseccomp, so scan processes have no filter of system calls: apt-get install libseccomp2"
 	@touch $@

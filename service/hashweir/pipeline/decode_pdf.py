@@ -9,6 +9,7 @@ PDFium is not thread-safe, and a scan process has one thread. It runs scripts of
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +25,13 @@ try:
     from pypdfium2 import raw
 except ImportError:  # the `pdf` extra is not installed
     pdfium = None
+else:
+    # PDFium would look for fonts in the machine's folders: the same page would look different elsewhere, and a scan
+    # process that opens a file is killed. An empty list of folders, which has to outlive the library, is its way
+    # to have none (fpdfview.h, FPDF_LIBRARY_CONFIG); its own fonts stay.
+    _NO_FOLDERS: Final = (ctypes.POINTER(ctypes.c_char) * 1)()
+    raw.FPDF_DestroyLibrary()
+    raw.FPDF_InitLibraryWithConfig(raw.FPDF_LIBRARY_CONFIG(version=2, m_pUserFontPaths=_NO_FOLDERS))
 
 MAGIC: Final = b"%PDF-"
 RENDERED_SIDE: Final = 1024
