@@ -29,7 +29,7 @@ from hashweir.adapters.sandbox_frames import Setup
 from hashweir.adapters.sandbox_process import ENVIRONMENT, ScanProcess, start_process
 from hashweir.hashing import exact
 from hashweir.model import Limits
-from hashweir.pipeline.scan import prepare
+from hashweir.pipeline.scan import ScanFunction, prepare
 from tests.pictures import encode, photo
 
 SIZES = {"64 x 64": (64, 64), "512 x 512": (512, 512), "1280 x 720": (1280, 720), "1920 x 1080": (1920, 1080)}
@@ -82,7 +82,7 @@ async def measure(pairs: int, seed: int) -> dict[str, Any]:
 async def _measure(
     fenced: ScanProcess,
     bare: ScanProcess,
-    scan: Callable[[bytes, str | None], object],
+    scan: ScanFunction,
     content: bytes,
     pairs: int,
     chance: random.Random,
@@ -90,11 +90,11 @@ async def _measure(
     digest = exact.sha256(content)
 
     async def here() -> None:
-        scan(content, "image/jpeg")
+        scan(content, "image/jpeg", ())
 
     arms: dict[str, tuple[Callable[[], Awaitable[object]], int | None]] = {
-        "fenced": (lambda: fenced.run(content, "image/jpeg", 60, digest), fenced.pid),
-        "bare": (lambda: bare.run(content, "image/jpeg", 60, digest), bare.pid),
+        "fenced": (lambda: fenced.run(content, "image/jpeg", (), 60, digest), fenced.pid),
+        "bare": (lambda: bare.run(content, "image/jpeg", (), 60, digest), bare.pid),
         "here": (here, None),
     }
     took: dict[tuple[str, str, str], list[float]] = {(a, b, c): [] for a in arms for b in STATES for c in CLOCKS}

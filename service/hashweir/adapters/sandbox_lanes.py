@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Set
 
 from hashweir.adapters.sandbox_upload import declared_class
-from hashweir.model import MediaClass, Scan, Upload
+from hashweir.model import FormGroup, MediaClass, Scan, Upload
 from hashweir.ports import Sandbox
 
 
@@ -32,10 +32,10 @@ class Lanes:
             await self.stop()
             raise errors.exceptions[0] from None
 
-    async def scan(self, upload: Upload) -> Scan:
+    async def scan(self, upload: Upload, forms: tuple[FormGroup, ...] = ()) -> Scan:
         """Scan in the lane of the declared type."""
         lane = self._long if declared_class(upload.media_type) in self._classes else self._short
-        return await lane.scan(upload)
+        return await lane.scan(upload, forms)
 
     async def stop(self) -> None:
         """End both."""

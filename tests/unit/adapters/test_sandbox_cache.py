@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from hashweir.adapters.sandbox_cache import FINGERPRINTS_PER_SCAN, ScanCache
+from hashweir.adapters.sandbox_cache import FINGERPRINTS_PER_SCAN, Key, ScanCache
 from hashweir.hashing import exact
 from hashweir.model import Scan
 
@@ -18,8 +18,8 @@ GOOD = Scan(
 )
 
 
-def key(number: int) -> tuple[bytes, str | None]:
-    return exact.sha256(b"%d" % number), "image/png"
+def key(number: int) -> Key:
+    return exact.sha256(b"%d" % number), "image/png", ()
 
 
 def test_what_was_put_comes_back_without_timings() -> None:
@@ -27,7 +27,8 @@ def test_what_was_put_comes_back_without_timings() -> None:
     cache = ScanCache(4)
     cache.put(key(1), GOOD, 1)
     assert cache.get(key(1)) == msgspec.structs.replace(GOOD, timings={})
-    assert cache.get((key(1)[0], "text/plain")) is None
+    assert cache.get((key(1)[0], "text/plain", ())) is None
+    assert cache.get((key(1)[0], "image/png", ("turns",))) is None
 
 
 def test_the_longest_unused_goes_first() -> None:
