@@ -27,14 +27,14 @@ from hashweir.ports import Clock, Sandbox, Sink, Source, Store
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 4
 EXIT_STUCK = 70
-"""The stream went silent: only a new process helps, and it should be started at once."""
+"""The stream went silent or gave our place to another: only a new process helps, to be started at once."""
 RESERVE_S = 6.0
 """Part of the drain that is kept for all that follows the uploads: flush, commit, leave, close."""
 
 
 def exit_code(error: BaseException) -> int:
     """The process's exit code for the error that ended it."""
-    if isinstance(error, HashweirError) and error.reason == "stream_stuck":
+    if isinstance(error, HashweirError) and error.reason in ("stream_stuck", "stream_fenced"):
         return EXIT_STUCK
     if isinstance(error, Unreachable):
         return EXIT_UNREACHABLE

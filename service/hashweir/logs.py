@@ -53,15 +53,9 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "scan.died": ("pid", "why", "exit_code", "signal"),
     "scan.bad_reply": ("pid", "reason"),
     # ── store and followers ──
-    "store.opened": ("shards", "version"),
     "store.unreachable": ("address", *FAILURE),
-    "store.reconnected": ("address", "seconds"),
     "follow.standing": ("standing", "before", "why"),
-    "follow.doubtful": ("shard", "why", "applied", "head"),
-    "follow.verified": ("shard", "epoch", "sequence", "seconds"),
-    "follow.loaded": ("shard", "entries", "chunks", "seconds"),
-    "follow.failed": ("shard", *FAILURE),
-    "follow.set_changed": ("set", "state", "version"),
+    "follow.alarm": ("shard", "reason", "what"),
     # ── sets: who did what ──
     "sets.set_changed": ("set", "what", "principal", "operation", "unapproved"),
     "sets.written": ("set", "principal", "operation", "outcomes", "rejected", "dry_run", "why"),

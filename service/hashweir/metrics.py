@@ -34,6 +34,7 @@ PAUSES: Labels = ("standing", "budget", "span", "sink", "source", "brake", "lost
 DEATHS: Labels = ("exit", "signal", "forbidden", "deadline", "memory", "bad_reply", "recycled")
 FENCES: Labels = ("limits", "no_new_privileges", "not_dumpable", "no_network", "landlock", "seccomp")
 CACHE: Labels = ("hit", "miss")
+STANDINGS: Labels = ("empty", "verified", "degraded", "stale", "doubtful")
 UPLOAD_REASONS: Labels = tuple(
     reason for reason, row in REASONS.items() if row.stage not in ("sets", "store", "stream", "config")
 )
@@ -118,6 +119,7 @@ TABLE: tuple[Row, ...] = (
     Row("index_entries", "gauge", "Entries that a search can return.", {"kind": KINDS}),
     Row("applied_sequence", "gauge", "Last change applied here.", {"shard": None}),
     Row("head_sequence", "gauge", "Last change in the store, as last asked.", {"shard": None}),
+    Row("known_standing", "gauge", "1 at how far what is known may be trusted now.", {"standing": STANDINGS}),
     Row("last_verified_timestamp_seconds", "gauge", "When every head in use was last verified; 0: never.", {}),
     Row(
         "change_to_live_seconds",
@@ -163,6 +165,7 @@ class Metrics:
         self.index_entries = self._make(Gauge, "index_entries")
         self.applied_sequence = self._make(Gauge, "applied_sequence")
         self.head_sequence = self._make(Gauge, "head_sequence")
+        self.standing = self._make(Gauge, "known_standing")
         self.last_verified = self._make(Gauge, "last_verified_timestamp_seconds")
         self.change_to_live = self._make(Histogram, "change_to_live_seconds")
         self.scan_deaths = self._make(Counter, "scan_deaths_total")

@@ -36,18 +36,18 @@ from hashweir.config import Config
 from hashweir.errors import ConfigError, Unreachable
 from hashweir.lifecycle import Health, HealthServer, Lifecycle, Parts
 from hashweir.logs import Logger
-from hashweir.metrics import CACHE, FENCES, Metrics
+from hashweir.metrics import CACHE, FENCES, STANDINGS, Metrics
 from hashweir.model import KINDS, Limits, MediaClass
 from hashweir.pipeline.deliver import Delivery, ViewGate
 from hashweir.pipeline.emit import Emitter
 from hashweir.pipeline.match import USABLE, Matcher
 from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
-from hashweir.ports import Sandbox, Sink, SlotChange, Source, Store, View
+from hashweir.ports import Sandbox, Sink, SlotChange, Source, Standing, Store, View
 from hashweir.shards.follow import Follower
 
 SCAN = "hashweir.pipeline.scan:prepare"
-TOPICS = ("uploads", "verdicts", "matches", "changes", "dead-letters")
+TOPICS = ("uploads", "verdicts", "matches", "dead-letters")
 MOST_PROCESSES = 8
 LONG: frozenset[MediaClass] = frozenset({"document", "video"})
 """What may have scan processes of its own, for it may take a minute and more."""
@@ -176,7 +176,7 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
         metrics.change_to_live.observe(max(0.0, (clock.now_ms() - change.at_ms) / 1000))
 
     def on_alarm(reason: str, shard: int, sentence: str) -> None:
-        log.error("follow.failed", shard=shard, reason=reason)
+        log.error("follow.alarm", shard=shard, reason=reason, what=sentence)
 
     follower = Follower(
         of,
@@ -194,7 +194,7 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
         follower=follower,
         gate=gate,
         matcher_over=matcher_over,
-        background={"follow": follower.run, "gauges": lambda: _gauges(follower, metrics)},
+        background={"follow": follower.run, "gauges": lambda: _gauges(follower, metrics, log)},
     )
 
 
@@ -207,10 +207,17 @@ def _matcher(
     return Matcher(sandbox=scan, known=follower.known, usable_view=usable_view, threads=threads)
 
 
-async def _gauges(follower: Follower, metrics: Metrics) -> None:
-    """Keep the gauges of what is known up to date."""
+async def _gauges(follower: Follower, metrics: Metrics, log: Logger) -> None:
+    """Keep the gauges of what is known up to date, and say when its standing changes."""
+    before: Standing = "empty"
     while True:
         view = follower.known.view()
+        if view.standing != before:
+            tell = log.info if view.standing == "verified" else log.warning
+            tell("follow.standing", standing=view.standing, before=before, why=str(follower.trouble or ""))
+            before = view.standing
+        for standing in STANDINGS:
+            metrics.standing.labels(standing).set(standing == view.standing)
         for kind in KINDS:
             metrics.index_entries.labels(kind).set(sum(one.count(kind) for one in follower.known.shards))
         for one in follower.stats():

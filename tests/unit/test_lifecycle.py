@@ -150,7 +150,7 @@ def test_a_part_that_fails_ends_the_process_with_its_code(start: Callable[..., P
 def test_exit_codes() -> None:
     """The code says who has to act: nobody but a restart (70), the caller (2), a dependency (4), us (1)."""
     assert exit_code(HashweirError("stream_stuck")) == EXIT_STUCK == 70
-    assert exit_code(HashweirError("stream_fenced")) == 1
+    assert exit_code(HashweirError("stream_fenced")) == EXIT_STUCK
     assert exit_code(Unreachable("stream_unreachable")) == 4
     assert exit_code(ConfigError("x")) == 2
     assert exit_code(RuntimeError()) == 1

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hashweir import metrics, model
+from hashweir import metrics, model, ports
 from hashweir.errors import REASONS
 from hashweir.metrics import PREFIX, TABLE, Metrics, table
 
@@ -27,6 +27,7 @@ def test_the_words_are_those_of_the_model() -> None:
     """`metrics` stands below `model`, so its lists are copies: none may drift."""
     assert get_args(model.Kind) == metrics.KINDS
     assert get_args(model.Band) == metrics.BANDS
+    assert get_args(ports.Standing) == metrics.STANDINGS
     assert get_args(model.Outcome) == metrics.OUTCOMES
     assert metrics.ACTIONS == model.ACTIONS
     assert (*get_args(model.MediaClass), "unknown") == metrics.MEDIA
@@ -70,6 +71,7 @@ def test_label_names_are_words_of_the_closed_list() -> None:
         "dependency",
         "why",
         "fence",
+        "standing",
         "result",
     }
     bounded = {"topic", "partition", "shard", "version", "python"}
