@@ -7,16 +7,17 @@ import jsonschema
 import msgspec
 import pytest
 
-from hashweir.cli.check import keys_document
+from hashweir.cli.documents import DOCUMENTS, Document
 from hashweir.cli.schema import MESSAGES, text
 from hashweir.model import Verdict
 
 SERVICE = Path(__file__).resolve().parents[2] / "service"
 
 
-def test_the_configuration_document_is_in_step() -> None:
-    """`hashweir check --document > service/CONFIGURATION.md` after a change."""
-    assert (SERVICE / "CONFIGURATION.md").read_text(encoding="utf-8") == keys_document()
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_generated_page_is_in_step(name: Document) -> None:
+    """After a change: `hashweir check --document NAME`, into the page of that name in capitals under `service/`."""
+    assert (SERVICE / f"{name.upper()}.md").read_text(encoding="utf-8") == DOCUMENTS[name]()
 
 
 def test_every_schema_is_kept_and_in_step() -> None:
