@@ -142,13 +142,25 @@ class Limits(Section):
     """What one upload may be."""
 
     inline_bytes: PositiveInt = Field(default=MIB, description="content in a record")
-    file_bytes: PositiveInt = Field(default=64 * MIB, description="a file on the command line")
+    file_bytes: PositiveInt = Field(default=64 * MIB, description="a file, by reference or on the command line")
     pixels: PositiveInt = Field(default=50_000_000, description="pixels of an image")
     side_pixels: PositiveInt = Field(default=16_384, description="longest side of an image")
     ratio: PositiveInt = Field(default=200, description="long side to short side, of large images")
     text_bytes: PositiveInt = Field(default=4 * MIB, description="a text")
     pages: int = Field(default=200, ge=1, le=200, description="pages of a PDF that are read")
     page_objects: PositiveInt = Field(default=100_000, description="objects on a page of a PDF")
+    video_seconds: PositiveFloat = Field(default=7200.0, description="length of a video")
+    video_streams: PositiveInt = Field(default=4, description="streams of a video file")
+    video_frames: int = Field(default=600, ge=1, le=1000, description="hashed frames of a video; of long ones fewer")
+    video_interval_seconds: PositiveFloat = Field(default=1.0, description="between hashed frames, as in vPDQ")
+    animation_frames: int = Field(default=200, ge=1, le=1000, description="hashed frames of an animated image")
+
+
+class Media(Section):
+    """Content by reference."""
+
+    file_root: str = Field(default="", description="file:// addresses below this folder are read; empty: none")
+    references_at_once: PositiveInt = Field(default=4, description="fetched contents held at once")
 
 
 class Index(Section):
@@ -209,6 +221,7 @@ class Config(BaseSettings):
     worker: Worker = Worker()
     scan: Scan = Scan()
     limits: Limits = Limits()
+    media: Media = Media()
     index: Index = Index()
     metrics: Metrics = Metrics()
     sets: Sets = Sets()

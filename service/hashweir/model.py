@@ -48,7 +48,8 @@ Outcome = Literal["match", "clear", "unscanned"]
 Action = Literal["none", "log", "review", "hold", "block"]
 SetState = Literal["shadow", "active", "off"]
 EntryState = Literal["candidate", "shadow", "active", "retired", "quarantined"]
-HitState = Literal["active", "shadow", "quarantined"]
+HitState = Literal["active", "shadow", "quarantined", "below_share"]
+"""below_share: frames of a video hit, but fewer than the set asks for: listed, and recommends nothing."""
 
 Note = Literal[
     "exact_only",  # clear, but only by exact hashes: no active set holds perceptual ones of this class
@@ -56,6 +57,9 @@ Note = Literal[
     "mostly_ascii",  # a text whose `raw` TLSH is as trustworthy as its `normal` one
     "bad_header",  # a header could not be read and was passed over
     "unknown_surface",  # the surface is none that hashweir knows
+    "sampled_coarsely",  # a video so long that its frames were taken further apart than usual
+    "frame_rate_doubtful",  # the header's frame rate is not that of the frames; the denser sampling was used
+    "more_video_streams",  # only the first video stream was checked
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -97,6 +101,7 @@ Token = Annotated[str, Meta(min_length=1, max_length=256)]
 HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$", description="16-byte id as hex")]
 HashText = Annotated[str, Meta(min_length=1, max_length=72, description="hash value in its canonical text form")]
 Label = Annotated[str, Meta(min_length=1, max_length=64)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Value(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +142,9 @@ class Fingerprint(Value, frozen=True, kw_only=True):
     """One hash of an upload. `length` is that of the hashed form (bytes for raw, characters for normal).
 
     `page`, from 1, is the page of a document that was rendered; what comes of the whole file has none.
+
+    A frame of a video has a time: `frames` sampled frames from `time_s` to `until_s` (seconds, the times of the first
+    and of the last) are within 4 bits of `value`.
     """
 
     kind: Kind
@@ -146,6 +154,9 @@ class Fingerprint(Value, frozen=True, kw_only=True):
     quality: Annotated[int, Meta(ge=0, le=100)] | None = None
     length: Annotated[int, Meta(ge=0)] | None = None
     page: Annotated[int, Meta(ge=1)] | None = None
+    time_s: Annotated[float, Meta(ge=0)] | None = None
+    until_s: Annotated[float, Meta(ge=0)] | None = None
+    frames: Annotated[int, Meta(ge=1)] | None = None
 
 
 class GivenFingerprint(Value, frozen=True, kw_only=True):
@@ -157,6 +168,9 @@ class GivenFingerprint(Value, frozen=True, kw_only=True):
     recipe: Annotated[str, Meta(max_length=40)] | None = None
     quality: Annotated[int, Meta(ge=0, le=100)] | None = None
     length: Annotated[int, Meta(ge=0, lt=2**32)] | None = None
+    time_s: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+    until_s: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+    frames: Annotated[int, Meta(ge=1, le=100_000)] | None = None
 
 
 class UploadMessage(Value, frozen=True, kw_only=True):
@@ -166,7 +180,7 @@ class UploadMessage(Value, frozen=True, kw_only=True):
     """
 
     text: str | None = None
-    fingerprints: Annotated[tuple[GivenFingerprint, ...], Meta(max_length=256)] = ()
+    fingerprints: Annotated[tuple[GivenFingerprint, ...], Meta(max_length=1024)] = ()
     uri: Annotated[str, Meta(max_length=4096)] | None = None
     media_type: Annotated[str, Meta(max_length=200)] | None = None
     size: Annotated[int, Meta(ge=0)] | None = None
@@ -174,7 +188,10 @@ class UploadMessage(Value, frozen=True, kw_only=True):
 
 
 class Upload(Value, frozen=True, kw_only=True):
-    """One item to check: its envelope and its content (`content`, or `fingerprints` only, or a `uri`)."""
+    """One item to check: its envelope and its content (`content`, or `fingerprints` only, or a `uri`).
+
+    `size` (bytes) and `sha256` are what the uploader says of the content behind a `uri`: what is fetched must fit.
+    """
 
     source: str
     id: str
@@ -182,10 +199,25 @@ class Upload(Value, frozen=True, kw_only=True):
     content: bytes | None = None
     fingerprints: tuple[Fingerprint, ...] = ()
     uri: str | None = None
+    size: int | None = None
+    sha256: str | None = None
     account: str | None = None
     surface: Surface | None = None
     traceparent: str | None = None
     notes: tuple[str, ...] = ()
+
+
+class Footage(Value, frozen=True, kw_only=True):
+    """What was looked at of a video or an animation.
+
+    `duration_s` of it (seconds), `frames` hashed, one `every_s` seconds, over the `share_checked` of it (0 to 1, from
+    its beginning): below 1 the rest was not looked at.
+    """
+
+    duration_s: Annotated[float, Meta(ge=0)]
+    frames: Annotated[int, Meta(ge=0)]
+    every_s: Annotated[float, Meta(ge=0)]
+    share_checked: Annotated[float, Meta(ge=0, le=1)]
 
 
 class Scan(Value, frozen=True, kw_only=True):
@@ -201,6 +233,7 @@ class Scan(Value, frozen=True, kw_only=True):
     checked: dict[Kind, str] = {}
     notes: tuple[str, ...] = ()
     reason: str | None = None
+    footage: Footage | None = None
     timings: dict[str, float] = {}
     attempts: int = 1
 
@@ -211,6 +244,8 @@ class Limits(Value, frozen=True, kw_only=True):
     `ratio` is long side to short side; up to `ratio_free_pixels` any ratio goes, for small strips are harmless.
     Of a document, `pages` are read, those with more than `page_objects` objects excepted; a page's pictures are
     under the limits of pictures.
+    Of a video one frame every `video_interval_s` is hashed, or fewer where these were more than `video_frames`; when
+    its budget (seconds of wall time, shorter than the scan's deadline) is spent, what was found so far is the answer.
     """
 
     pixels: Annotated[int, Meta(gt=0)] = 50_000_000
@@ -220,6 +255,13 @@ class Limits(Value, frozen=True, kw_only=True):
     text_bytes: Annotated[int, Meta(gt=0)] = 4 * 2**20
     pages: Annotated[int, Meta(gt=0, le=200)] = 200
     page_objects: Annotated[int, Meta(gt=0)] = 100_000
+    video_s: Annotated[float, Meta(gt=0)] = 7200.0
+    video_streams: Annotated[int, Meta(gt=0)] = 4
+    video_frames: Annotated[int, Meta(gt=0, le=1000)] = 600
+    video_interval_s: Annotated[float, Meta(gt=0)] = 1.0
+    video_budget_s: Annotated[float, Meta(gt=0)] = 108.0
+    animation_frames: Annotated[int, Meta(gt=0, le=1000)] = 200
+    animation_budget_s: Annotated[float, Meta(gt=0)] = 15.0
 
 
 # ── what is known ──
@@ -230,6 +272,11 @@ class Set(Value, frozen=True, kw_only=True):
 
     `radius` is how far a hit may be. Of texts it is an upper bound: what was measured for their length
     (`hashing.radii`) is less for all but the shortest.
+
+    Frames of a video are a match where they are at least `video_share_upload` of the upload's frames *and*
+    `video_share_known` of the known video's entries. The defaults are those of vPDQ in python-threatexchange
+    (80 % and 0 %): the upload is mostly the known video, of which it may be a short piece. A set of clips that turn
+    up inside longer videos wants it the other way round: 0 and 0.8.
     """
 
     name: SetName
@@ -248,6 +295,8 @@ class Set(Value, frozen=True, kw_only=True):
     ceiling: Action = "review"
     min_quality: Annotated[int, Meta(ge=0, le=100)] = 50
     forms: tuple[FormGroup, ...] = ()
+    video_share_upload: Share = 0.8
+    video_share_known: Share = 0.0
     version: int = 0
 
 
@@ -261,7 +310,10 @@ class Batch(Value, frozen=True, kw_only=True):
 
 
 class Entry(Value, frozen=True, kw_only=True):
-    """One known hash. `item` is 8 bytes as hex, `item_name` what the analyst called it (may be empty)."""
+    """One known hash. `item` is 8 bytes as hex, `item_name` what the analyst called it (may be empty).
+
+    `length` of a text is that of the hashed form; of a pdq it is a frame's time in its video, in milliseconds.
+    """
 
     id: HexId
     set: SetName
@@ -285,6 +337,10 @@ class Neighbour(Struct, frozen=True, kw_only=True):
 
     `radius` is within what it was accepted. `only_logs` marks texts of a length at which being near proves little,
     `length_unknown` those whose lengths could only be compared by TLSH's own coarse length byte.
+
+    `length_unknown` marks a TLSH neighbour whose lengths could only be compared by TLSH's own coarse length byte.
+    For a video it stands for a whole item: the nearest pair, all `frames` of the upload that hit the item, how many
+    of the item's entries they hit, and how many it has.
     """
 
     fingerprint: Fingerprint
@@ -293,12 +349,16 @@ class Neighbour(Struct, frozen=True, kw_only=True):
     radius: int
     only_logs: bool = False
     length_unknown: bool = False
+    frames: tuple[Fingerprint, ...] = ()
+    entries_hit: int = 0
+    entries: int = 0
 
 
 class Hit(Value, frozen=True, kw_only=True):
     """A fingerprint near an entry, with all that explains it.
 
-    `ceiling` is the strongest action that it may cause.
+    `ceiling` is the strongest action that it may cause. Of a video: the shares of the upload's and of the known
+    video's frames that hit (0 to 1), and when: seconds from and until, at most 50 stretches.
     """
 
     id: HexId
@@ -319,6 +379,9 @@ class Hit(Value, frozen=True, kw_only=True):
     state: HitState
     length_unknown: bool = False
     page: int | None = None
+    share_upload: Share | None = None
+    share_known: Share | None = None
+    times: tuple[tuple[float, float], ...] = ()
 
 
 class Verdict(Value, frozen=True, kw_only=True):
@@ -342,6 +405,7 @@ class Verdict(Value, frozen=True, kw_only=True):
     fingerprints: tuple[Fingerprint, ...]
     sets: dict[str, int]
     position: str
+    footage: Footage | None = None
 
 
 class Judged(Struct, frozen=True, kw_only=True):

@@ -104,6 +104,9 @@ class View(Protocol):
         hide a farther entry of the same item that would count.
         """
 
+    def count_entries(self, kind: Kind, form: Form, items: Sequence[str]) -> list[int]:
+        """How many active entries of this kind and form each item (16 hex) has. An item belongs to one set."""
+
     def batch(self, batch_id: str) -> Batch | None:
         """The provenance record of an entry's batch."""
 

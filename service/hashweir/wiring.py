@@ -21,6 +21,7 @@ from typing import Any
 
 from hashweir import __version__
 from hashweir.adapters.embedded_store import embedded_store
+from hashweir.adapters.file_media import FileMedia
 from hashweir.adapters.kafka_admin import KafkaAdmin, TopicPlan
 from hashweir.adapters.kafka_link import Access as KafkaAccess
 from hashweir.adapters.kafka_sink import KafkaSink
@@ -43,7 +44,7 @@ from hashweir.pipeline.emit import Emitter
 from hashweir.pipeline.match import USABLE, Matcher
 from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
-from hashweir.ports import Sandbox, Sink, SlotChange, Source, Standing, Store, View
+from hashweir.ports import MediaSource, Sandbox, Sink, SlotChange, Source, Standing, Store, View
 from hashweir.shards.follow import Follower
 
 SCAN = "hashweir.pipeline.scan:prepare"
@@ -51,6 +52,8 @@ TOPICS = ("uploads", "verdicts", "matches", "dead-letters")
 MOST_PROCESSES = 8
 LONG: frozenset[MediaClass] = frozenset({"document", "video"})
 """What may have scan processes of its own, for it may take a minute and more."""
+BUDGET = 0.8
+"""Share of its deadline after which the scan of a video or an animation answers with what it has."""
 LOOKUP_THREADS = 2
 GAUGES_EVERY_S = 1.0
 VERSIONED = ("numpy", "pdqhash", "Pillow", "py-tlsh", "simplejpeg")
@@ -133,6 +136,13 @@ def _processes(
             text_bytes=limits.text_bytes,
             pages=limits.pages,
             page_objects=limits.page_objects,
+            video_s=limits.video_seconds,
+            video_streams=limits.video_streams,
+            video_frames=limits.video_frames,
+            video_interval_s=limits.video_interval_seconds,
+            video_budget_s=BUDGET * scan.video_deadline_seconds,
+            animation_frames=limits.animation_frames,
+            animation_budget_s=BUDGET * scan.image_deadline_seconds,
         ),
         deadline_s={
             "image": scan.image_deadline_seconds,
@@ -188,7 +198,8 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
     )
     gate = ViewGate(follower.known, allow_empty=allow_empty or config.worker.allow_empty)
     scan = sandbox(config, metrics, log)
-    matcher_over = partial(_matcher, scan, follower, ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup"))
+    threads = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
+    matcher_over = partial(_matcher, config, scan, follower, threads, media(config))
     return Judging(
         sandbox=scan,
         follower=follower,
@@ -198,13 +209,28 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
     )
 
 
+def media(config: Config) -> MediaSource | None:
+    """Where content by reference is fetched from; None where that is not enabled. Raises ConfigError."""
+    root = config.media.file_root
+    return FileMedia(Path(root), config.limits.file_bytes) if root else None
+
+
 def _matcher(
+    config: Config,
     scan: Sandbox,
     follower: Follower,
     threads: ThreadPoolExecutor,
+    source: MediaSource | None,
     usable_view: Callable[[], Awaitable[View]],
 ) -> Matcher:
-    return Matcher(sandbox=scan, known=follower.known, usable_view=usable_view, threads=threads)
+    return Matcher(
+        sandbox=scan,
+        known=follower.known,
+        usable_view=usable_view,
+        threads=threads,
+        media=source,
+        references_at_once=config.media.references_at_once,
+    )
 
 
 async def _gauges(follower: Follower, metrics: Metrics, log: Logger) -> None:

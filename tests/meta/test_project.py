@@ -102,7 +102,8 @@ def test_what_the_project_declares_is_pinned() -> None:
     listed = [line for line in (ROOT / "requirements/dev.in").read_text().splitlines() if line.strip()]
     for name, wanted in {
         "run": project["dependencies"],
-        "demo": project["dependencies"] + project["optional-dependencies"]["embedded"],
+        "demo": project["dependencies"]
+        + [one for extra in ("embedded", "video") for one in project["optional-dependencies"][extra]],
         "dev": [line for line in listed if not line.startswith("#")],
     }.items():
         names = {canonical(re.split(r"[\[<>=!~;\s]", line, maxsplit=1)[0]) for line in wanted}

@@ -17,7 +17,7 @@ from hashweir.adapters.sandbox_cache import ScanCache
 from hashweir.adapters.sandbox_fences import LEVELS, Fence, Level
 from hashweir.adapters.sandbox_frames import Setup
 from hashweir.adapters.sandbox_process import Failed, ScanProcess, Why, start_process
-from hashweir.adapters.sandbox_upload import declared, declared_class, failed_scan, sha256_of
+from hashweir.adapters.sandbox_upload import class_of, declared, failed_scan, sha256_of
 from hashweir.errors import ConfigError, HashweirError
 from hashweir.model import FormGroup, Limits, MediaClass, Scan, Upload
 
@@ -56,7 +56,8 @@ class ProcessSandbox:
     ) -> None:
         """`scan` is the dotted name `module:function` of what makes a scan function of `limits`.
 
-        `deadline_s` holds seconds of wall time per media class as declared; those that are missing get the image's.
+        `deadline_s` holds seconds of wall time per media class, by magic bytes or else as declared; those that are
+        missing get the image's. At most `count - 1` processes (and at least one) have a video at a time.
         `memory_bytes` is the address space of one process, libraries included. A process is replaced after
         `recycle_after` jobs, or where more than `recycle_bytes` of memory stay with it. `cache` may be shared by
         several; without one, every upload is scanned. No process serves that does not reach the level `require`.
@@ -83,6 +84,8 @@ class ProcessSandbox:
         self._starting: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._stopping = False
+        # Videos take minutes where pictures take milliseconds: one process is always left to the others.
+        self._videos = asyncio.Semaphore(max(1, count - 1))
 
     @property
     def fences(self) -> tuple[Fence, ...]:
@@ -122,9 +125,20 @@ class ProcessSandbox:
         """
         if upload.content is None:
             raise ValueError("an upload without content can't be scanned")
+        media_class = class_of(upload.content, upload.media_type)
+        deadline_s = self._deadline_s.get(media_class or "image", self._deadline_s["image"])
+        if media_class != "video":
+            return await self._ask(upload.content, upload.media_type, forms, deadline_s)
+        async with self._videos:
+            return await self._ask(upload.content, upload.media_type, forms, deadline_s)
+
+    async def _ask(
+        self, content: bytes, media_type: str | None, forms: tuple[FormGroup, ...], deadline_s: float
+    ) -> Scan:
+        """The cache's answer, or else a process's."""
         self._require_running()
-        sha256 = await sha256_of(upload.content)
-        key = (sha256, declared(upload.media_type), forms)
+        sha256 = await sha256_of(content)
+        key = (sha256, declared(media_type), forms)
         known = self._cache.get(key)
         if known is None:
             process = await self._take()
@@ -134,8 +148,7 @@ class ProcessSandbox:
         self._when_asked(known is not None)
         if known is not None:
             return known
-        deadline_s = self._deadline_s.get(declared_class(upload.media_type) or "image", self._deadline_s["image"])
-        scan, maker = await self._scan(process, upload.content, upload.media_type, forms, deadline_s, sha256)
+        scan, maker = await self._scan(process, content, media_type, forms, deadline_s, sha256)
         self._cache.put(key, scan, maker)
         return scan
 

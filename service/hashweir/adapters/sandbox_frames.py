@@ -15,11 +15,12 @@ from msgspec import Struct
 from hashweir.adapters.sandbox_fences import Fence
 from hashweir.errors import REASONS, InputError
 from hashweir.hashing import HASHERS, RECIPES
-from hashweir.model import KINDS_OF, FormGroup, Limits, Note, Scan
+from hashweir.model import KINDS_OF, Fingerprint, FormGroup, Limits, Note, Scan
 
 LENGTH_BYTES: Final = 4
-MOST_REPLY_BYTES: Final = 64 * 1024
-MOST_FINGERPRINTS: Final = 256
+MOST_REPLY_BYTES: Final = 512 * 1024
+MOST_FINGERPRINTS: Final = 1024
+MOST_SECONDS: Final = 1e6
 _NOTES: Final = frozenset(get_args(Note))
 _REASONS: Final = frozenset(code for code, row in REASONS.items() if row.stage in ("ingest", "scan"))
 _TIMINGS: Final = frozenset({"decode", "hash"})
@@ -129,7 +130,25 @@ def _require_honest(scan: Scan) -> None:
             raise BadReply("a length out of range")
         if one.page is not None and (one.kind != "pdq" or one.page > 200 or scan.media_class != "document"):
             raise BadReply("a page out of range")
+        _require_time(one)
+    if scan.footage is not None:
+        _require_range("footage", scan.footage.duration_s, scan.footage.every_s)
     _require_words(scan)
+
+
+def _require_time(one: Fingerprint) -> None:
+    timed = {one.time_s is None, one.until_s is None, one.frames is None}
+    if len(timed) > 1 or (one.kind != "pdq" and timed == {False}):
+        raise BadReply("half a time, or a time of what has none")
+    if one.time_s is not None and one.until_s is not None and one.frames is not None:
+        _require_range("time", one.time_s, one.until_s, one.until_s - one.time_s)
+        if one.frames > MOST_FINGERPRINTS:
+            raise BadReply(f"{one.frames} frames")
+
+
+def _require_range(what: str, *seconds: float) -> None:
+    if not all(math.isfinite(one) and 0 <= one <= MOST_SECONDS for one in seconds):
+        raise BadReply(f"{what} out of range")
 
 
 def _require_words(scan: Scan) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Set
 
-from hashweir.adapters.sandbox_upload import declared_class
+from hashweir.adapters.sandbox_upload import class_of
 from hashweir.model import FormGroup, MediaClass, Scan, Upload
 from hashweir.ports import Sandbox
 
 
 class Lanes:
-    """`ports.Sandbox` over two: one for some media classes as declared, one for all the rest.
-
-    A type that is declared wrongly takes the other lane, under that lane's deadline; the verdict is the same.
+    """`ports.Sandbox` over two: one for some media classes, by magic bytes or else as declared, one for all the rest.
     """
 
     def __init__(self, short: Sandbox, long: Sandbox, classes: Set[MediaClass]) -> None:
@@ -33,8 +31,9 @@ class Lanes:
             raise errors.exceptions[0] from None
 
     async def scan(self, upload: Upload, forms: tuple[FormGroup, ...] = ()) -> Scan:
-        """Scan in the lane of the declared type."""
-        lane = self._long if declared_class(upload.media_type) in self._classes else self._short
+        """Scan in the lane of its class."""
+        media_class = class_of(upload.content or b"", upload.media_type)
+        lane = self._long if media_class in self._classes else self._short
         return await lane.scan(upload, forms)
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What is said of an upload without looking into it: its declared type and class, its digests."""
+"""What is said of an upload without decoding it: its declared type, its class by magic bytes, its digests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 
 from hashweir.hashing import exact
 from hashweir.model import KINDS_OF, Kind, MediaClass, Scan
+from hashweir.pipeline.sniff import sniff
 
 _CLASSES: Final[Mapping[str, MediaClass]] = {"image": "image", "video": "video", "text": "text"}
 _DIGEST_HERE_BYTES: Final = 64 * 1024
@@ -27,6 +28,11 @@ def declared_class(media_type: str | None) -> MediaClass | None:
     return _CLASSES.get(name.partition("/")[0])
 
 
+def class_of(content: bytes, media_type: str | None) -> MediaClass | None:
+    """The media class by magic bytes, else as declared: what picks deadline and lane, so that no name evades them."""
+    return declared_class(sniff(content[:64])) or declared_class(media_type)
+
+
 async def sha256_of(content: bytes) -> bytes:
     """SHA-256 (32 bytes), of long contents on a thread."""
     if len(content) <= _DIGEST_HERE_BYTES:
@@ -36,7 +42,7 @@ async def sha256_of(content: bytes) -> bytes:
 
 def failed_scan(content: bytes, media_type: str | None, reason: str, attempts: int) -> Scan:
     """What is left where no process could do it: a file that is known byte for byte is still found."""
-    media_class = declared_class(media_type)
+    media_class = class_of(content, media_type)
     checked: dict[Kind, str] = dict.fromkeys(KINDS_OF[media_class], reason) if media_class else {}
     return Scan(
         media_class=media_class,

@@ -15,7 +15,7 @@ from msgspec import Struct
 from hashweir.cli import FINDINGS, OK, Json, Usage, run, settings
 from hashweir.cli.output import console, say, table, write_json
 from hashweir.errors import REASONS, HashweirError, InputError
-from hashweir.model import Fingerprint, FormGroup, Kind, Scan, Upload
+from hashweir.model import Fingerprint, Footage, FormGroup, Kind, Scan, Upload
 
 if TYPE_CHECKING:
     from hashweir.config import Config
@@ -37,6 +37,7 @@ class FileScan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     notes: tuple[str, ...] = ()
     reason: str | None = None
     detail: str | None = None
+    footage: Footage | None = None
     timings: dict[str, float] = {}
 
 
@@ -98,7 +99,7 @@ async def scan_file(sandbox: Sandbox, name: str, config: Config, forms: tuple[Fo
 
 def read_upload(name: str, most_bytes: int) -> Upload:
     """A file (or standard input, `-`) as an upload. Raises InputError(unreadable | too_large | empty_value)."""
-    from hashweir.pipeline.decode import sniff
+    from hashweir.pipeline.sniff import sniff
 
     try:
         if name == STDIN:
@@ -137,6 +138,7 @@ def _answer(name: str, scan: Scan) -> FileScan:
         checked=scan.checked,
         notes=scan.notes,
         reason=reason,
+        footage=scan.footage,
         timings={stage: round(seconds, 6) for stage, seconds in scan.timings.items()},
     )
 
@@ -146,5 +148,19 @@ def _show(found: FileScan) -> None:
     spent = ", ".join(f"{stage} {seconds * 1000:.1f} ms" for stage, seconds in found.timings.items())
     notes = f" ({', '.join(found.notes)})" if found.notes else ""
     out.print(f"{found.file}  {found.media_type}  {spent}{notes}")
-    rows = [(f"{one.kind}/{one.form}", one.recipe, one.quality, one.length, one.value) for one in found.fingerprints]
-    table(out, ("fingerprint", "recipe", "quality", "length", "value"), rows)
+    rows = [
+        (f"{one.kind}/{one.form}", one.recipe, one.quality, one.length, shown_time(one.time_s, one.until_s), one.value)
+        for one in found.fingerprints
+    ]
+    table(out, ("fingerprint", "recipe", "quality", "length", "time", "value"), rows)
+
+
+def shown_time(start_s: float | None, until_s: float | None) -> str | None:
+    """A stretch of a video for people: `1:02.5` or `1:02.5-1:09.5`, in minutes and seconds."""
+    if start_s is None:
+        return None
+    shown = [
+        f"{int(tenths // 600)}:{tenths % 600 / 10:04.1f}"
+        for tenths in (round(start_s * 10), round((until_s or start_s) * 10))
+    ]
+    return shown[0] if shown[0] == shown[1] else "-".join(shown)

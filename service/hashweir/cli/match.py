@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from msgspec import Struct
 
 from hashweir.cli import FINDINGS, OK, Json, Usage, run, settings
-from hashweir.cli.hash import Files, read_upload, require_files
+from hashweir.cli.hash import Files, read_upload, require_files, shown_time
 from hashweir.cli.output import console, say, write_json
 from hashweir.errors import REASONS, HashweirError, Refused
 from hashweir.model import KINDS, Action, Form, Hit, Kind, Record, Set, Upload, Verdict
@@ -27,6 +27,9 @@ ADVICE: Mapping[Action, str] = {
     "hold": "hold (unpublished until a person decides)",
     "block": "block",
 }
+
+
+SHOWN_TIMES = 5
 
 
 class FileVerdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -125,7 +128,7 @@ class _Narrowed:
         self.position, self.as_of_ms = whole.position, whole.as_of_ms
         self.standing: Standing = whole.standing
         self.sets: Mapping[str, Set] = {name: one for name, one in whole.sets.items() if name in names}
-        self.holds, self.batch = whole.holds, whole.batch
+        self.holds, self.batch, self.count_entries = whole.holds, whole.batch, whole.count_entries
 
     def search(
         self, kind: Kind, form: Form, values: Sequence[bytes], radius: int, accept: Accept | None = None
@@ -161,6 +164,8 @@ def explain(name: str, verdict: Verdict) -> list[str]:
         head += f" of {', '.join(verdict.sets)}"
         if "exact_only" in verdict.notes:
             head += " (by exact hashes only: these sets hold no perceptual ones for it)"
+    if verdict.footage is not None and verdict.footage.share_checked < 1:
+        head += f" ({verdict.footage.share_checked:.0%} of it was looked at)"
     lines = [head, *(f"  {explain_hit(hit)}" for hit in verdict.hits)]
     if verdict.hits_total > len(verdict.hits):
         lines.append(f"  ... and {verdict.hits_total - len(verdict.hits)} more hits")
@@ -183,7 +188,14 @@ def explain_hit(hit: Hit) -> str:
         words.append(f"labels {', '.join(hit.labels)}")
     if hit.length_unknown:
         words.append("length unknown")
-    if hit.state != "active":
+    if hit.share_upload is not None and hit.share_known is not None:
+        shown = [shown_time(start, until) or "" for start, until in hit.times[:SHOWN_TIMES]]
+        more = ", ..." if len(hit.times) > SHOWN_TIMES else ""
+        words.append(f"at {', '.join(shown)}{more}")
+        words.append(f"{hit.share_upload:.0%} of the upload and {hit.share_known:.0%} of the known video")
+    if hit.state == "below_share":
+        words.append("less than the set asks for: counted, recommends nothing")
+    elif hit.state != "active":
         words.append(f"in {hit.state}: counted, recommends nothing")
     else:
         words.append(f"recommends {hit.action} (ceiling {hit.ceiling})")

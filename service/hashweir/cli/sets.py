@@ -110,6 +110,8 @@ def create(
     tlsh_radius: Annotated[int | None, Parameter(help="TLSH distance that is still a hit")] = None,
     min_quality: Annotated[int, Parameter(help="PDQ quality under which nothing is taken or looked up")] = 50,
     forms: Annotated[str, Parameter(help=FORMS_HELP)] = "",
+    video_share_upload: Annotated[float, Parameter(help="share of a video's frames that must hit")] = 0.8,
+    video_share_known: Annotated[float, Parameter(help="share of the known video's frames that must be hit")] = 0.0,
     operation: Operation = None,
     json: Json = False,
 ) -> int:
@@ -131,6 +133,7 @@ def create(
             radius=radius,
             min_quality=min_quality,
             forms=groups,
+            video_shares=(video_share_upload, video_share_known),
             operation=operation,
             log=log(),
         ),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, BinaryIO
+from typing import IO, TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import msgspec
 from cyclopts import Parameter
@@ -16,7 +16,8 @@ from cyclopts import Parameter
 from hashweir.cli import OK, Json, Usage
 from hashweir.cli.output import console, emit, say
 from hashweir.cli.sets import Name, Operation, log, on_store, report
-from hashweir.sets.read import FileForm, Reader, Rejection, Row, show_line
+from hashweir.sets.read import FileForm, Line, Reader, Rejection, Row, show_line
+from hashweir.sets.vpdq import MIN_QUALITY, VpdqReader, show_vpdq
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +34,10 @@ def import_file(
     file: Annotated[Path, Parameter(allow_leading_hyphen=True, help="file of hashes; - is stdin")],
     /,
     *,
-    form: Annotated[FileForm | None, Parameter(help="form of the file (default: told by its first line)")] = None,
+    form: Annotated[
+        FileForm | Literal["vpdq"] | None, Parameter(help="form of the file (default: told by its first line)")
+    ] = None,
+    item: Annotated[str, Parameter(help="name of the known video, with --form vpdq")] = "",
     label: Annotated[tuple[str, ...], Parameter(negative="", help="tag for every entry; repeatable")] = (),
     note: Annotated[str, Parameter(help="note for entries that have none of their own")] = "",
     dry_run: Annotated[bool, Parameter(negative="", help="check every line, write nothing")] = False,
@@ -43,10 +47,13 @@ def import_file(
 ) -> int:
     """Import a file: CSV with a header, `kind value` lines, or JSON lines (see hashsets/FORMAT.md).
 
+    `--form vpdq --item NAME` takes one known video's frames, in vPDQ's JSON or text form, as entries of one item.
     A bad line is reported and stops nothing; then the exit code is 3. Repeating an import is harmless.
     """
     from hashweir.sets import commands
 
+    if (form == "vpdq") != bool(item):
+        raise Usage("--form vpdq needs --item NAME, and no other form takes it: its rows name their items")
     with ExitStack() as stack:
         source = stack.enter_context(_source(file))
         refused = stack.enter_context(_private(rejects)) if rejects else None
@@ -56,7 +63,7 @@ def import_file(
                 refused.write(msgspec.json.encode({"line": line, "reason": why.reason, "message": why.message}))
                 refused.write(b"\n")
 
-        reader = Reader(source, form)
+        reader = VpdqReader(source, item) if form == "vpdq" else Reader(source, form)
 
         async def work(store: Store) -> Written:
             # Closed before an error is told, so that the bar does not draw over it.
@@ -77,6 +84,8 @@ def import_file(
         done = on_store(work)
     if not reader.lines:
         say(f"{file} is empty")
+    if isinstance(reader, VpdqReader) and reader.left_out:
+        say(f"{reader.left_out} frames left out: repeats, or of a quality under {MIN_QUALITY}, as vPDQ does")
     return report(done, json)
 
 
@@ -86,6 +95,8 @@ def export(
     *,
     out: Annotated[Path | None, Parameter(help="write to this file (mode 0600) instead of stdout")] = None,
     active: Annotated[bool, Parameter(negative="", help="only active entries, no tombstones")] = False,
+    form: Annotated[Literal["json", "vpdq"], Parameter(help="vpdq: one known video's frames, with --item")] = "json",
+    item: Annotated[str, Parameter(help="only entries of the known media of this name")] = "",
     json: Json = False,
 ) -> int:
     """Export a set as JSON lines, which `sets import` reads back. Hashes can be inverted: keep the file safe.
@@ -94,14 +105,25 @@ def export(
     """
     from hashweir.sets import commands
 
+    if form == "vpdq" and not item:
+        raise Usage("--form vpdq needs --item NAME: it holds one known video")
+
     async def work(store: Store) -> int:
         count = 0
+        video: list[Line] = []
         # Looked up before a file is touched: a mistyped name must not empty one.
         await commands.find_set(store, name)
         with _private(out) if out else _stdout() as file:
             async for run in commands.export(store, commands.LOCAL, name, only_active=active, log=log()):
-                file.write(b"".join(map(show_line, run)))
-                count += len(run)
+                chosen = [line for line in run if not item or line.item == item]
+                if form == "vpdq":
+                    video += (line for line in chosen if line.kind == "pdq" and line.state == "active")
+                else:
+                    file.write(b"".join(map(show_line, chosen)))
+                    count += len(chosen)
+            if form == "vpdq":
+                file.write(show_vpdq(video))
+                count = len(video)
         return count
 
     count = on_store(work)
@@ -116,7 +138,7 @@ def export(
     return OK
 
 
-def watched(reader: Reader, size: int | None) -> Generator[tuple[int, Row | Rejection], None, None]:
+def watched(reader: Reader | VpdqReader, size: int | None) -> Generator[tuple[int, Row | Rejection], None, None]:
     """The reader's rows, with a progress bar over its bytes on a terminal, and a line now and then elsewhere."""
     if not sys.stderr.isatty():
         for number, row in reader:

@@ -30,6 +30,7 @@ from hashweir.model import (
 from hashweir.ports import View
 
 MAX_HITS = 100
+MAX_STRETCHES = 50
 KIND_CEILINGS: dict[Kind, Action] = {"tlsh": "review", "text": "review", "md5": "review"}
 """Kinds that are too easily matched by chance, by form letters or by design to do more than ask a person."""
 _MAIN: tuple[AnyForm, ...] = ("canonical", "fast")
@@ -80,9 +81,10 @@ def decide(upload: Upload, scan: Scan, neighbours: Sequence[Neighbour], view: Vi
         notes=tuple(sorted({*upload.notes, *scan.notes, *notes})),
         hits=listed,
         hits_total=len(hits),
-        fingerprints=_of_hits(scan.fingerprints, listed),
+        fingerprints=_of_hits(scan.fingerprints, listed, neighbours),
         sets={name: one.version for name, one in sorted(applicable.items())},
         position=view.position,
+        footage=scan.footage,
     )
 
 
@@ -96,6 +98,12 @@ def _hit(verdict: str, near: Neighbour, owner: Set, upload: Upload, scan: Scan, 
     band = _band(owner, entry.kind, near.distance)
     ceiling = _weakest(owner.ceiling, cap, _ceiling(near, owner, upload, scan))
     batch = view.batch(entry.batch)
+    upload_share, known_share = _shares(near, owner, scan) if near.frames else (None, None)
+    below = (
+        upload_share is not None
+        and known_share is not None
+        and (upload_share < owner.video_share_upload or known_share < owner.video_share_known)
+    )
     return Hit(
         id=hit_id(verdict, owner.name, entry.id, entry.kind),
         kind=entry.kind,
@@ -111,11 +119,41 @@ def _hit(verdict: str, near: Neighbour, owner: Set, upload: Upload, scan: Scan, 
         origin=owner.origin,
         labels=batch.labels if batch else (),
         ceiling=ceiling,
-        action=_weakest(owner.actions.get(band, "none"), ceiling),
-        state="active" if owner.state == "active" else "shadow",
+        action="none" if below else _weakest(owner.actions.get(band, "none"), ceiling),
+        state="shadow" if owner.state != "active" else "below_share" if below else "active",
         length_unknown=near.length_unknown,
         page=fingerprint.page,
+        share_upload=upload_share,
+        share_known=known_share,
+        times=_times(near.frames, scan),
     )
+
+
+def _shares(near: Neighbour, owner: Set, scan: Scan) -> tuple[float, float]:
+    """Which share of the upload's frames hit the item, and which share of the item's entries they hit.
+
+    As in vPDQ, frames under the quality floor are not counted on the upload's side: a black one is evidence of
+    nothing. Both are rounded, so that a verdict's bytes do not hang on the last bit of a division.
+    """
+    floor = owner.min_quality
+    counted = [
+        one for one in scan.fingerprints if one.time_s is not None and (one.quality is None or one.quality >= floor)
+    ]
+    total = sum(one.frames or 1 for one in counted)
+    hit = sum(one.frames or 1 for one in near.frames)
+    return round(min(1.0, hit / max(1, total)), 4), round(near.entries_hit / max(1, near.entries), 4)
+
+
+def _times(frames: Sequence[Fingerprint], scan: Scan) -> tuple[tuple[float, float], ...]:
+    """When the frames stand in the upload: stretches in seconds, neighbouring ones joined."""
+    gap = 1.5 * scan.footage.every_s if scan.footage else 0.0
+    joined: list[tuple[float, float]] = []
+    for start, end in sorted((one.time_s or 0.0, one.until_s or one.time_s or 0.0) for one in frames):
+        if joined and start <= joined[-1][1] + gap:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return tuple(joined[:MAX_STRETCHES])
 
 
 def _band(owner: Set, kind: Kind, distance: int) -> Band:
@@ -140,8 +178,9 @@ def _ceiling(near: Neighbour, owner: Set, upload: Upload, scan: Scan) -> Action:
 def _nearest(hits: Iterable[Hit]) -> list[Hit]:
     """One hit per (set, item): the strongest recommendation, then the best band, then the nearest."""
 
-    def rank(hit: Hit) -> tuple[int, int, int, str, str]:
-        return (-ACTIONS.index(hit.action), _BANDS.index(hit.band), hit.distance, hit.kind, hit.entry)
+    def rank(hit: Hit) -> tuple[bool, int, int, int, str, str]:
+        below = hit.state == "below_share"
+        return (below, -ACTIONS.index(hit.action), _BANDS.index(hit.band), hit.distance, hit.kind, hit.entry)
 
     best: dict[tuple[str, str], Hit] = {}
     for hit in hits:
@@ -152,9 +191,15 @@ def _nearest(hits: Iterable[Hit]) -> list[Hit]:
 
 
 def _checked(scan: Scan, applicable: dict[str, Set]) -> dict[Kind, str]:
-    """What was checked of each kind; a picture or page under the floor of any active set was not fully checked."""
+    """What was checked of each kind; a picture or page under the floor of any active set was not fully checked.
+
+    Of frames, the best one counts: most videos have a black one somewhere.
+    """
     checked = dict(scan.checked)
-    qualities = [one.quality for one in scan.fingerprints if one.form in _MAIN and one.quality is not None]
+    main = [one for one in scan.fingerprints if one.form in _MAIN and one.quality is not None]
+    qualities = [one.quality or 0 for one in main if one.time_s is None]
+    if best := [one.quality or 0 for one in main if one.time_s is not None]:
+        qualities = [max(qualities + best)]
     floor = max((one.min_quality for one in applicable.values() if one.state == "active"), default=0)
     if qualities and min(qualities) < floor and checked.get("pdq") == "ok":
         checked["pdq"] = "low_quality"
@@ -186,9 +231,16 @@ def _outcome(
     return "clear", None, () if perceptual else ("exact_only",)
 
 
-def _of_hits(fingerprints: Sequence[Fingerprint], hits: Sequence[Hit]) -> tuple[Fingerprint, ...]:
+def _of_hits(
+    fingerprints: Sequence[Fingerprint], hits: Sequence[Hit], neighbours: Sequence[Neighbour]
+) -> tuple[Fingerprint, ...]:
+    """The fingerprints behind the hits; of a video, those of the frames that hit."""
     hit = {(one.kind, one.form) for one in hits}
-    return tuple(one for one in fingerprints if (one.kind, one.form) in hit)
+    items = {(one.set, one.item) for one in hits}
+    frames = {one for near in neighbours if (near.entry.set, near.entry.item) in items for one in near.frames}
+    return tuple(
+        one for one in fingerprints if (one in frames if one.time_s is not None else (one.kind, one.form) in hit)
+    )
 
 
 def _strongest(actions: Iterable[Action]) -> Action:

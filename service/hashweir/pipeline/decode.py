@@ -22,14 +22,13 @@ import simplejpeg
 from PIL import Image, ImageFile, MpoImagePlugin, WebPImagePlugin
 
 from hashweir.model import FormGroup, Limits, MediaClass, QueryForm, Turn
-from hashweir.pipeline.decode_pdf import MAGIC as PDF_MAGIC
 from hashweir.pipeline.decode_pdf import Page, Unopened, pages
 from hashweir.pipeline.decode_views import FAST_ONLY, Luma, misread, small_luma, upright
+from hashweir.pipeline.sniff import PDF, sniff
 
 Pixels = npt.NDArray[np.uint8]
 
 PILLOW_NAMES: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF", "image/webp": "WEBP"}
-PDF: Final = "application/pdf"
 _CODEC_ERRORS: Final = (
     ArithmeticError,
     AttributeError,
@@ -105,7 +104,7 @@ def decode(content: bytes, declared: str | None, limits: Limits, forms: Collecti
     decoded: Decoded | None = None
     if media_type == PDF or (media_type is None and declared == PDF):
         decoded = _document(content, limits)
-    elif media_type is not None:
+    elif media_type in PILLOW_NAMES:
         decoded = _picture(content, media_type, limits, forms)
     if isinstance(decoded, Picture | Luma | Document):
         return decoded
@@ -117,22 +116,44 @@ def decode(content: bytes, declared: str | None, limits: Limits, forms: Collecti
         return decoded
     if declared is not None and declared.startswith("image/"):
         return Refusal(declared, "image", "undecodable")
+    if declared is not None and declared.startswith("video/"):
+        return Refusal(declared, "video", "unknown_content_type")
     return Refusal(declared, None, "unknown_content_type")
 
 
-def sniff(content: bytes) -> str | None:
-    """The media type that the magic bytes name, of those that can be decoded here."""
-    if content.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if content.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
-        return "image/webp"
-    if content.startswith(PDF_MAGIC):
-        return PDF
-    return None
+def animation(content: bytes, limits: Limits) -> Iterator[tuple[float, float, Pixels]]:
+    """The frames of an animated GIF, WebP or PNG as a viewer sees them: (time, length in seconds, pixels).
+
+    The first frame included; all of them, or of more than `limits.animation_frames` every second, third and so on.
+    Nothing for a still picture. Ends in silence where the file is cut short.
+    """
+    media_type = sniff(content)
+    if media_type not in ("image/gif", "image/webp", "image/png"):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(BytesIO(content), formats=[PILLOW_NAMES[media_type]]) as image:
+                _require_size(image.size, limits)
+                count = getattr(image, "n_frames", 1)
+                step = -(-count // limits.animation_frames)
+                time_s = 0.0
+                for number in range(count if count > 1 else 0):
+                    image.seek(number)
+                    image.load()  # a WebP tells the length of a frame only then
+                    length_s = _frame_s(image)
+                    if number % step == 0:
+                        yield time_s, length_s, _rgb(image)
+                    time_s += length_s
+        except (_OverLimit, *_CODEC_ERRORS) as error:
+            if "memory" in str(error):
+                raise MemoryError(str(error)) from error
+
+
+def _frame_s(image: Image.Image) -> float:
+    """How long a frame is shown, in seconds; a tenth where the file says nothing sensible, as browsers do."""
+    length = image.info.get("duration") or 0
+    return length / 1000 if isinstance(length, int | float) and 10 < length < 1e7 else 0.1
 
 
 def _document(content: bytes, limits: Limits) -> Document | Refusal:

@@ -33,7 +33,6 @@ else:
     raw.FPDF_DestroyLibrary()
     raw.FPDF_InitLibraryWithConfig(raw.FPDF_LIBRARY_CONFIG(version=2, m_pUserFontPaths=_NO_FOLDERS))
 
-MAGIC: Final = b"%PDF-"
 RENDERED_SIDE: Final = 1024
 """Longest side of a rendered page, in pixels. PDQ looks at 64 x 64, and a page of any size costs the same."""
 _LITTLE_TEXT: Final = 50

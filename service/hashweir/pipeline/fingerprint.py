@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from hashweir.hashing import RECIPES, exact, pdq, show, tlsh
 from hashweir.hashing.pdq import Pixels, Sampled
 from hashweir.hashing.text import normal_form, one_byte_per_character
+from hashweir.hashing.video import Span
 from hashweir.model import TURNS, AnyForm, Fingerprint, FormGroup, Kind, QueryForm, Turn
 
 MOSTLY: Final = 0.8
@@ -64,6 +65,24 @@ def _turned(sampled: Sampled, forms: Collection[FormGroup], upright: Turn | None
         _fingerprint("pdq", form, value, quality=sampled.quality)
         for (form, _), value in zip(wanted, values, strict=True)
     ]
+
+
+def fingerprint_frames(spans: Iterable[Span]) -> tuple[Fingerprint, ...]:
+    """The PDQ fingerprints of a video's or an animation's sampled frames, whatever their quality."""
+    recipe = RECIPES["pdq", "canonical"]
+    return tuple(
+        Fingerprint(
+            kind="pdq",
+            form="canonical",
+            recipe=recipe,
+            value=show("pdq", span.value),
+            quality=span.quality,
+            time_s=round(span.time_s, 3),
+            until_s=round(span.until_s, 3),
+            frames=span.frames,
+        )
+        for span in spans
+    )
 
 
 def fingerprint_text(text: str) -> tuple[tuple[Fingerprint, ...], dict[Kind, str]]:

@@ -78,7 +78,7 @@ def _from_message(envelope: Upload, message: UploadMessage) -> Upload:
         return _with(envelope, media_type="text/plain", content=message.text.encode())
     media_type = _media_type(message.media_type)
     if message.uri is not None:
-        return _with(envelope, media_type=media_type, uri=message.uri)
+        return _with(envelope, media_type=media_type, uri=message.uri, size=message.size, sha256=message.sha256)
     try:
         given = tuple(_fingerprint(one) for one in message.fingerprints)
     except InputError as error:
@@ -98,6 +98,9 @@ def _fingerprint(given: GivenFingerprint) -> Fingerprint:
         value=hasher.show(hasher.parse(given.value)),
         quality=given.quality,
         length=given.length,
+        time_s=given.time_s,
+        until_s=given.time_s if given.until_s is None else given.until_s,
+        frames=given.frames or (None if given.time_s is None else 1),
     )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from hashweir.hashing import HASHERS
 from hashweir.hashing.radii import Curve, Reach, longest_of, reach
-from hashweir.model import FORMS, GROUPS, AnyForm, Entry, Fingerprint, FormGroup, Kind, Neighbour, Set
-from hashweir.ports import Found, View
+from hashweir.model import FORMS, GROUPS, AnyForm, Entry, Fingerprint, Form, FormGroup, Kind, Neighbour, Set
+from hashweir.ports import Accept, Found, View
 
 LENGTH_RATIO = (0.8, 1.25)
 """Share of the known text's length within which an upload can be an edit of it."""
@@ -22,14 +23,20 @@ def lookup(view: View, fingerprints: Sequence[Fingerprint], notes: Sequence[str]
     """Every neighbour of these fingerprints: nearest per (item, set) for each kind and form.
 
     Of the scan's `notes`, `mostly_ascii` says that a raw hash of a text may be trusted as far as its normal one.
+    Fingerprints with a time are frames of a video: of these, all that hit an item are told together.
     """
     mostly_ascii = "mostly_ascii" in notes
-    groups: dict[tuple[Kind, AnyForm], list[Fingerprint]] = defaultdict(list)
+    groups: dict[tuple[Kind, AnyForm, bool], list[Fingerprint]] = defaultdict(list)
     for fingerprint in fingerprints:
-        groups[fingerprint.kind, fingerprint.form].append(fingerprint)
+        groups[fingerprint.kind, fingerprint.form, fingerprint.time_s is not None].append(fingerprint)
+    sets = {name: one for name, one in view.sets.items() if one.state != "off"}
     neighbours: list[Neighbour] = []
-    for (kind, form), group in groups.items():
-        neighbours.extend(_neighbours(view, group, _search(view, kind, form, group, mostly_ascii), mostly_ascii))
+    for (kind, form, timed), group in groups.items():
+        if sets and timed:
+            neighbours.extend(_frames(view, sets, kind, form, group))
+        elif sets:
+            found = _search(view, sets, kind, form, group, mostly_ascii)
+            neighbours.extend(_neighbours(view, group, found, mostly_ascii))
     return neighbours
 
 
@@ -45,10 +52,59 @@ def wanted_forms(sets: Mapping[str, Set]) -> tuple[FormGroup, ...]:
     return tuple(sorted(wanted))
 
 
-def _search(view: View, kind: Kind, form: AnyForm, group: Sequence[Fingerprint], mostly_ascii: bool) -> list[Found]:
-    sets = {name: one for name, one in view.sets.items() if one.state != "off"}
-    if not sets:
-        return []
+@dataclass(slots=True)
+class _Item:
+    """What hit one item of one set, so far."""
+
+    nearest: tuple[int, str, int, Entry]
+    frames: set[int] = field(default_factory=set)
+    entries: set[str] = field(default_factory=set)
+
+
+def _frames(
+    view: View, sets: Mapping[str, Set], kind: Kind, form: AnyForm, group: Sequence[Fingerprint]
+) -> list[Neighbour]:
+    """One neighbour per (item, set) with every frame that hits it."""
+    items: dict[tuple[str, str], _Item] = {}
+
+    def note(query: int, entry: Entry, distance: int) -> bool:
+        near = (distance, entry.id, query, entry)
+        item = items.setdefault((entry.item, entry.set), _Item(near))
+        item.nearest = min(item.nearest, near, key=lambda one: one[:3])
+        item.frames.add(query)
+        item.entries.add(entry.id)
+        return False  # the nearest would hide the others
+
+    _search(view, sets, kind, form, group, False, note)
+    counts = view.count_entries(kind, _among(form), [item for item, _ in items])
+    return [
+        Neighbour(
+            fingerprint=group[item.nearest[2]],
+            entry=item.nearest[3],
+            distance=item.nearest[0],
+            radius=sets[item.nearest[3].set].radius.get(kind, 0),
+            frames=tuple(group[query] for query in sorted(item.frames)),
+            entries_hit=len(item.entries),
+            entries=max(count, len(item.entries)),
+        )
+        for item, count in zip(items.values(), counts, strict=True)
+    ]
+
+
+def _among(form: AnyForm) -> Form:
+    """The form of entries that fingerprints of a form are compared with."""
+    return form if form in FORMS else "canonical"
+
+
+def _search(
+    view: View,
+    sets: Mapping[str, Set],
+    kind: Kind,
+    form: AnyForm,
+    group: Sequence[Fingerprint],
+    mostly_ascii: bool,
+    then: Accept = lambda query, entry, distance: True,
+) -> list[Found]:
 
     def accept(query: int, entry: Entry, distance: int) -> bool:
         owner = sets.get(entry.set)
@@ -61,15 +117,14 @@ def _search(view: View, kind: Kind, form: AnyForm, group: Sequence[Fingerprint],
         quality = group[query].quality
         if kind == "pdq" and quality is not None and quality < owner.min_quality:
             return False
-        return kind != "tlsh" or lengths_fit(group[query], entry)
+        return (kind != "tlsh" or lengths_fit(group[query], entry)) and then(query, entry, distance)
 
     radius = max(one.radius.get(kind, 0) for one in sets.values())
     if kind == "tlsh":
         # The known text's length can only lessen it.
         radius = min(radius, max(text_reach(mostly_ascii, one).radius for one in group))
     values = [HASHERS[kind].parse(one.value) for one in group]
-    among = form if form in FORMS else "canonical"
-    return view.search(kind, among, values, radius, accept)
+    return view.search(kind, _among(form), values, radius, accept)
 
 
 def _neighbours(

@@ -36,6 +36,7 @@ class Matcher:
         usable_view: Callable[[], Awaitable[View]],
         threads: Executor,
         media: MediaSource | None = None,
+        references_at_once: int = 4,
     ) -> None:
         self._sandbox = sandbox
         self._known = known
@@ -44,9 +45,17 @@ class Matcher:
         self._media = media
         self._forms: tuple[FormGroup, ...] = ()
         """What the view that was last judged by wanted of a scan: most likely the next one wants it too."""
+        # What is fetched is up to a file's limit long, not a record's: few are held at once.
+        self._references = asyncio.Semaphore(references_at_once)
 
     async def match(self, upload: Upload) -> Judged:
         """The verdict on an upload: always one, whatever its content is."""
+        if upload.uri is None:
+            return await self._match(upload)
+        async with self._references:
+            return await self._match(upload)
+
+    async def _match(self, upload: Upload) -> Judged:
         started = time.perf_counter()
         try:
             upload = await fetch(upload, self._media)
@@ -112,7 +121,7 @@ def given(upload: Upload) -> Scan:
     return Scan(
         media_class=media_class,
         media_type=upload.media_type,
-        fingerprints=_unique(upload.fingerprints),
+        fingerprints=_unique(_timed(upload.fingerprints) if media_class == "video" else upload.fingerprints),
         checked=checked if media_class else dict.fromkeys(kinds, "ok"),
     )
 
@@ -126,6 +135,16 @@ def _class_of(media_type: str | None, kinds: set[Kind]) -> MediaClass | None:
     if "pdq" in kinds:
         return "image"
     return "text" if kinds & {"tlsh", "text"} else None
+
+
+def _timed(fingerprints: tuple[Fingerprint, ...]) -> tuple[Fingerprint, ...]:
+    """Frames of a video that came without times: one a second, in the order in which they came, as vPDQ makes them."""
+    return tuple(
+        one
+        if one.kind != "pdq" or one.time_s is not None
+        else msgspec.structs.replace(one, time_s=float(second), until_s=float(second), frames=1)
+        for second, one in enumerate(fingerprints)
+    )
 
 
 def _unique(fingerprints: tuple[Fingerprint, ...]) -> tuple[Fingerprint, ...]:

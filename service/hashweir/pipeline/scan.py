@@ -12,11 +12,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hashweir.hashing import exact
-from hashweir.model import KINDS_OF, Fingerprint, FormGroup, Kind, Limits, MediaClass, Scan
-from hashweir.pipeline.decode import PILLOW_NAMES, Document, Picture, Refusal, Text, decode, sniff
+from hashweir.hashing import exact, pdq
+from hashweir.hashing.video import Frame, condense
+from hashweir.model import KINDS_OF, Fingerprint, Footage, FormGroup, Kind, Limits, MediaClass, Scan
+from hashweir.pipeline.decode import PILLOW_NAMES, Document, Picture, Refusal, Text, animation, decode
+from hashweir.pipeline.decode_video import sample, warm_up
 from hashweir.pipeline.decode_views import Luma
-from hashweir.pipeline.fingerprint import fingerprint_luma, fingerprint_picture, fingerprint_text, is_mostly_ascii
+from hashweir.pipeline.fingerprint import (
+    fingerprint_frames,
+    fingerprint_luma,
+    fingerprint_picture,
+    fingerprint_text,
+    is_mostly_ascii,
+)
+from hashweir.pipeline.sniff import sniff
+from hashweir.pipeline.video_file import DEMUXERS, VideoRefused
 
 SAMPLE_PDF: Final = b"""%PDF-1.4
 1 0 obj <</Type /Catalog /Pages 2 0 R>> endobj
@@ -32,6 +42,18 @@ trailer <</Root 1 0 R>>
 
 _FAINT: Final = 50
 """PDQ quality; under it a hash says little (the reference's own advice, and the floor of a set by default)."""
+
+
+VIDEO_ALIASES = (
+    "video/webm",
+    "video/x-matroska",
+    "video/quicktime",
+    "video/mp4",
+    "video/x-m4v",
+    "video/3gpp",
+    "video/avi",
+)
+"""Types whose containers are read alike, or that are sent for one another: no mismatch worth a note."""
 
 
 class ScanFunction(Protocol):
@@ -57,6 +79,7 @@ def prepare(limits: Limits) -> ScanFunction:
         bound(sample.getvalue(), None)
     bound("ﬀ and so on: ".encode() * 9, "text/plain")
     bound(SAMPLE_PDF, None)
+    warm_up()
     return bound
 
 
@@ -66,6 +89,9 @@ def scan(content: bytes, media_type: str | None, limits: Limits, forms: tuple[Fo
     Always answers, MemoryError excepted; the exact fingerprints are always there.
     """
     declared = media_type.partition(";")[0].strip().lower() if media_type else None
+    sniffed = sniff(content)
+    if sniffed in DEMUXERS:
+        return _video(content, sniffed, declared, limits)
     started = time.perf_counter()
     decoded = decode(content, declared, limits, forms)
     found: tuple[Fingerprint, ...] = ()
@@ -77,13 +103,16 @@ def scan(content: bytes, media_type: str | None, limits: Limits, forms: tuple[Fo
             forms = tuple(form for form in forms if form != "fast")
             decoded = decode(content, declared, limits, forms)
     ready = time.perf_counter()
-    reason = text = None
+    reason = text = footage = None
     media_class: MediaClass | None
     match decoded:
         case Picture():
             media_class = "image"
             found = fingerprint_picture(decoded.rgb, forms, upright=decoded.upright, misread=decoded.misread)
-            checked: dict[Kind, str] = {"pdq": "truncated" if decoded.truncated else "ok"}
+            frames, footage = _animation(content, limits, started)
+            found += frames
+            word = "partial" if footage and footage.share_checked < 1 else "ok"
+            checked: dict[Kind, str] = {"pdq": "truncated" if decoded.truncated else word}
         case Luma():
             media_class, checked = "image", {"pdq": "ok"}
         case Text():
@@ -104,6 +133,7 @@ def scan(content: bytes, media_type: str | None, limits: Limits, forms: tuple[Fo
         checked=checked,
         notes=_notes(content, declared, text),
         reason=reason,
+        footage=footage,
         timings={"decode": ready - started, "hash": time.perf_counter() - ready},
     )
 
@@ -146,6 +176,65 @@ def _of_page(number: int, rgb: npt.NDArray[np.uint8], has_text: bool) -> Iterato
     for one in fingerprint_picture(rgb):
         if one.form == "canonical" and not (has_text and (one.quality or 0) < _FAINT):
             yield msgspec.structs.replace(one, page=number)
+
+
+def _video(content: bytes, media_type: str, declared: str | None, limits: Limits) -> Scan:
+    """A video's sampled frames; what was found before the time ran out, where it did."""
+    notes = ("type_mismatch",) * (declared not in (None, media_type, *VIDEO_ALIASES))
+    found: tuple[Fingerprint, ...] = exact.fingerprints(content)
+    checked: dict[Kind, str] = {"sha256": "ok", "md5": "ok"}
+    reason, footage = None, None
+    timings = {"decode": 0.0, "hash": 0.0}
+    try:
+        sampled = sample(content, media_type, limits, pdq.fingerprint)
+    except VideoRefused as error:
+        reason = error.reason
+        checked["pdq"] = reason
+    else:
+        spans = condense(Frame(time_s, *hashed) for time_s, hashed in sampled.frames)
+        found = fingerprint_frames(spans) + found
+        partial = sampled.share_checked < 1 or sampled.more_streams
+        checked["pdq"] = "partial" if partial else "truncated" if sampled.damaged else "ok"
+        notes += sampled.notes
+        footage = Footage(
+            duration_s=round(sampled.duration_s, 3),
+            frames=len(sampled.frames),
+            every_s=round(sampled.every_s, 3),
+            share_checked=round(sampled.share_checked, 4),
+        )
+        timings = {"decode": sampled.decode_s, "hash": sampled.frame_s}
+    return Scan(
+        media_class="video",
+        media_type=media_type,
+        fingerprints=found,
+        checked={kind: checked[kind] for kind in KINDS_OF["video"]},
+        notes=notes,
+        reason=reason,
+        footage=footage,
+        timings=timings,
+    )
+
+
+def _animation(content: bytes, limits: Limits, started: float) -> tuple[tuple[Fingerprint, ...], Footage | None]:
+    """Every frame of an animation besides the picture that its first frame is; nothing of a still picture."""
+    frames: list[Frame] = []
+    end, in_time = 0.0, True
+    for time_s, length_s, rgb in animation(content, limits):
+        frames.append(Frame(time_s, *pdq.fingerprint(rgb)))
+        end = time_s + length_s
+        if time.perf_counter() - started > limits.animation_budget_s:
+            in_time = False
+            break
+    if not frames:
+        return (), None
+    footage = Footage(
+        duration_s=round(end, 3),
+        frames=len(frames),
+        every_s=round(end / len(frames), 3),
+        # How much is left is not known without looking: less than all of it was checked.
+        share_checked=1.0 if in_time else round(len(frames) / (limits.animation_frames + 1), 4),
+    )
+    return fingerprint_frames(condense(frames)), footage
 
 
 def _notes(content: bytes, declared: str | None, text: str | None) -> tuple[str, ...]:

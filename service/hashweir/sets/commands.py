@@ -69,19 +69,22 @@ async def create(
     radius: Mapping[Kind, int] | None = None,
     min_quality: int = 50,
     forms: tuple[FormGroup, ...] = (),
+    video_shares: tuple[float, float] = (0.8, 0.0),
     operation: str | None = None,
     log: Logger | None = None,
 ) -> SetChanged:
     """Create a set, in shadow: it counts hits and changes no action until it is activated.
 
     `radius` overrides the default radius of the kinds that it names; `forms` of pictures are looked up beside the
-    canonical one.
+    canonical one; `video_shares` are those of the upload's and of the known video's frames from which on frame hits
+    are a match.
 
     Raises InputError(bad_field) for values out of range; Refused(not_allowed) for a government referral above
     `review`; Refused(set_exists); Unreachable.
     """
     wanted: dict[str, object] = {"name": name, "owner": owner, "origin": origin, "ceiling": ceiling}
     wanted |= {"surfaces": surfaces, "min_quality": min_quality, "forms": tuple(dict.fromkeys(forms))}
+    wanted |= {"video_share_upload": video_shares[0], "video_share_known": video_shares[1]}
     try:
         new = convert(wanted, Set)
         if radius:

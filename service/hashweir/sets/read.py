@@ -43,7 +43,7 @@ FOREIGN_KINDS: Final[Mapping[str, str]] = {
     "url": "links are not matched",
     "url_md5": "links are not matched",
     "pdq_ocr": "it mixes a hash with text read from the picture; give its pdq part",
-    "vpdq": "it is a list of frames; give each frame as a pdq row under one item name",
+    "vpdq": "it is a list of frames; import it by itself with --form vpdq --item NAME",
     "clip": "hashweir has no such hash",
     "photodna": "hashweir has no such hash",
     "pdna": "hashweir has no such hash",

@@ -77,7 +77,8 @@ class Tables:
             return
         fields, table = SLOT_FORMS[kind], self._table(kind, slots)
         images = np.frombuffer(slots, np.uint8).reshape(-1, SLOT_BYTES)
-        row = table.add(shard, numbers, images[:, : table.width].tobytes())
+        items = np.ascontiguousarray(images[:, fields.item : fields.item + 8]).view(np.uint64)[:, 0]
+        row = table.add(shard, numbers, images[:, : table.width].tobytes(), items)
         rows = self._rows.setdefault((shard, kind), array("q"))
         rows.extend([-1] * (max(numbers) + 1 - len(rows)))
         for slot in numbers:
@@ -99,7 +100,7 @@ class Tables:
             if withdrawn:
                 del table.gone[row], table.former[row]
             else:
-                table.index.withdraw(row)
+                table.withdraw(row)
                 self._leaving.append((version, table, row, True))
 
     def _table(self, kind: Kind, image: bytes) -> Table:

@@ -15,6 +15,9 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hashweir.hashing import HASHERS
 from hashweir.index import INDEXES
 from hashweir.model import Batch, Entry, Form, Kind, Set
@@ -41,13 +44,34 @@ class Table:
         """Slot and side record of rows whose slot was overwritten."""
         self._shard = array("H")
         self._slot = array("I")
+        self._items: NDArray[np.uint64] = np.zeros(0, np.uint64)
+        """Each row's item; 0 once the row left the index. Replaced where it grows: readers may hold the old one."""
 
-    def add(self, shard: int, slots: Sequence[int], values: bytes) -> int:
-        """Append rows for these slots of a shard, with their concatenated values; the first new row."""
+    def add(self, shard: int, slots: Sequence[int], values: bytes, items: NDArray[np.uint64]) -> int:
+        """Append rows for these slots of a shard, with their concatenated values and items; the first new row."""
         # Places first: a search may return the rows as soon as the index has them.
+        first = len(self._slot)
+        if first + len(slots) > len(self._items):
+            grown = np.zeros(max(1024, first + len(slots), len(self._items) * 5 // 4), np.uint64)
+            grown[:first] = self._items[:first]
+            self._items = grown
+        self._items[first : first + len(slots)] = items
         self._shard.extend([shard] * len(slots))
         self._slot.extend(slots)
         return self.index.add(values)
+
+    def withdraw(self, row: int) -> None:
+        """Take a row that no view counts out of the index."""
+        self.index.withdraw(row)
+        self._items[row] = 0
+
+    def rows_of(self, items: NDArray[np.uint64], rows: int) -> NDArray[np.intp]:
+        """Those of the first `rows` rows that belong to one of these items. Reads all: 1.5 ms an item of a million."""
+        return np.nonzero(np.isin(self._items[:rows], items))[0]
+
+    def item(self, row: int) -> np.uint64:
+        """The item of a row."""
+        return np.uint64(self._items[row])
 
     def __len__(self) -> int:
         """Rows ever added."""
@@ -143,6 +167,19 @@ class KnownView:
                 taken.add(key)
                 found.append(Found(query=query, entry=entry, distance=distance))
         return found
+
+    def count_entries(self, kind: Kind, form: Form, items: Sequence[str]) -> list[int]:
+        """How many active entries of this kind and form each item has."""
+        rows = self._content.rows.get((kind, form), 0)
+        if not rows or not items:
+            return [0] * len(items)
+        table, version = self._sources.tables[kind, form], self._content.version
+        wanted = np.frombuffer(bytes.fromhex("".join(items)), np.uint64)
+        counts = dict.fromkeys(wanted.tolist(), 0)
+        for row in table.rows_of(np.unique(wanted), rows).tolist():
+            if table.gone.get(row, _NEVER) > version:
+                counts[int(table.item(row))] += 1
+        return [counts[one] for one in wanted.tolist()]
 
     def batch(self, batch_id: str) -> Batch | None:
         """The provenance record of an entry's batch; None where the store has none."""

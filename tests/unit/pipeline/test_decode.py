@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from hashweir.model import Limits
-from hashweir.pipeline.decode import Picture, Refusal, Text, decode, sniff
+from hashweir.pipeline.decode import Picture, Refusal, Text, decode
+from hashweir.pipeline.sniff import sniff
 from tests.pictures import FORMATS, chunk, damaged, encode, giant_claims, one_bit_bomb, photo, photos, png
 
 LIMITS = Limits()

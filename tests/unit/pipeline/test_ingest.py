@@ -99,7 +99,7 @@ def test_sizes() -> None:
         ({"fingerprints": [{"kind": "pdq", "value": "zz" * 32}]}, "bad_fingerprint"),
         ({"fingerprints": [{"kind": "pdq", "value": "0f" * 32, "form": "raw"}]}, "bad_fingerprint"),
         ({"fingerprints": [{"kind": "dna", "value": "0f" * 32}]}, "bad_envelope"),
-        ({"fingerprints": [{"kind": "md5", "value": "0f" * 16}] * 257}, "bad_envelope"),
+        ({"fingerprints": [{"kind": "md5", "value": "0f" * 16}] * 1025}, "bad_envelope"),
     ],
 )
 def test_bad_messages(message: object, reason: str) -> None:

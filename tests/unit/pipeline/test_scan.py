@@ -20,8 +20,9 @@ PERSIAN = "می‌خواهم کتاب‌های تازه را بخوانم و د�
 
 
 def by_kind(result: Scan) -> dict[tuple[Kind, AnyForm], Fingerprint]:
-    found = {(one.kind, one.form): one for one in result.fingerprints}
-    assert len(found) == len(result.fingerprints)
+    still = [one for one in result.fingerprints if one.time_s is None]  # frames of an animation have times
+    found = {(one.kind, one.form): one for one in still}
+    assert len(found) == len(still)
     return found
 
 

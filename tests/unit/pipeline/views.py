@@ -41,6 +41,9 @@ class ListView:
             best.setdefault((one.entry.item, one.entry.set), one)
         return list(best.values())
 
+    def count_entries(self, kind: Kind, form: Form, items: Sequence[str]) -> list[int]:
+        return [sum((e.item, e.kind, e.form) == (item, kind, form) for e in self.entries) for item in items]
+
     def batch(self, batch_id: str) -> Batch | None:
         return self.batches.get(batch_id)
 
