@@ -119,8 +119,7 @@ def create(
     from hashweir.sets import commands
 
     groups = read_forms(forms)
-    given: dict[Kind, int | None] = {"pdq": pdq_radius, "tlsh": tlsh_radius}
-    radius = {kind: value for kind, value in given.items() if value is not None}
+    radii: tuple[tuple[Kind, int | None], ...] = (("pdq", pdq_radius), ("tlsh", tlsh_radius))
     return _set_changed(
         lambda store: commands.create(
             store,
@@ -130,7 +129,7 @@ def create(
             origin=origin,
             ceiling=ceiling,
             surfaces=surface,
-            radius=radius,
+            radius={kind: value for kind, value in radii if value is not None},
             min_quality=min_quality,
             forms=groups,
             video_shares=(video_share_upload, video_share_known),
