@@ -16,7 +16,7 @@ import msgspec
 from hashweir.adapters.sandbox_cache import ScanCache
 from hashweir.adapters.sandbox_fences import LEVELS, Fence, Level
 from hashweir.adapters.sandbox_frames import Setup
-from hashweir.adapters.sandbox_process import Failed, ScanProcess, Why, start_process
+from hashweir.adapters.sandbox_process import Failed, ScanProcess, Unfenced, Why, start_process
 from hashweir.adapters.sandbox_upload import class_of, declared, failed_scan, sha256_of
 from hashweir.errors import ConfigError, HashweirError
 from hashweir.model import FormGroup, Limits, MediaClass, Scan, Upload
@@ -108,7 +108,7 @@ class ProcessSandbox:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 await self.stop()
-                if isinstance(outcome, _Unfenced):
+                if isinstance(outcome, Unfenced):
                     raise ConfigError(str(outcome)) from outcome
                 if isinstance(outcome, Failed | OSError):
                     raise HashweirError("scan_died", str(outcome)) from outcome
@@ -292,7 +292,7 @@ class ProcessSandbox:
         process = await start_process(self._setup)
         if not LEVELS[self._require] <= set(process.fences):
             await process.end()
-            raise _Unfenced(self._require, process.lacking)
+            raise Unfenced(self._require, process.lacking)
         self._all.add(process)
         process.when_ended = self._ended
         return process
@@ -300,11 +300,3 @@ class ProcessSandbox:
     def _require_running(self) -> None:
         if self._stopping:
             raise RuntimeError("the scan processes were stopped")
-
-
-class _Unfenced(Failed):
-    """The process runs, but not behind the fences that are required."""
-
-    def __init__(self, level: Level, lacking: Mapping[Fence, str]) -> None:
-        listed = "; ".join(f"{fence}: {why}" for fence, why in lacking.items() if fence in LEVELS[level])
-        super().__init__("exit", f"scan.require_fences is {level}, which this machine does not allow ({listed})")

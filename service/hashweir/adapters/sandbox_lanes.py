@@ -11,7 +11,7 @@ from hashweir.ports import Sandbox
 
 
 class Lanes:
-    """`ports.Sandbox` over two: one for some media classes, by magic bytes or else as declared, one for all the rest."""
+    """`ports.Sandbox` over two: one for some media classes (by magic bytes, else as declared), one for the rest."""
 
     def __init__(self, short: Sandbox, long: Sandbox, classes: Set[MediaClass]) -> None:
         """Uploads of `classes` go to `long`."""

@@ -10,10 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
-from hashweir.adapters.sandbox_fences import Fence
+from hashweir.adapters.sandbox_fences import LEVELS, Fence, Level
 from hashweir.adapters.sandbox_frames import (
     LENGTH_BYTES,
     MOST_REPLY_BYTES,
@@ -53,6 +53,14 @@ class Failed(Exception):
     def __init__(self, why: Why, message: str = "") -> None:
         super().__init__(message or why)
         self.why: Why = why
+
+
+class Unfenced(Failed):
+    """The process runs, but not behind the fences that are required."""
+
+    def __init__(self, level: Level, lacking: Mapping[Fence, str]) -> None:
+        listed = "; ".join(f"{fence}: {why}" for fence, why in lacking.items() if fence in LEVELS[level])
+        super().__init__("exit", f"scan.require_fences is {level}, which this machine does not allow ({listed})")
 
 
 class ScanProcess:
