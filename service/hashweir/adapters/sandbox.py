@@ -8,6 +8,7 @@ fresh process and then answered with a reason; the parent and the other processe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -127,9 +128,7 @@ class ProcessSandbox:
             raise ValueError("an upload without content can't be scanned")
         media_class = class_of(upload.content, upload.media_type)
         deadline_s = self._deadline_s.get(media_class or "image", self._deadline_s["image"])
-        if media_class != "video":
-            return await self._ask(upload.content, upload.media_type, forms, deadline_s)
-        async with self._videos:
+        async with self._videos if media_class == "video" else contextlib.nullcontext():
             return await self._ask(upload.content, upload.media_type, forms, deadline_s)
 
     async def _ask(
@@ -137,8 +136,7 @@ class ProcessSandbox:
     ) -> Scan:
         """The cache's answer, or else a process's."""
         self._require_running()
-        sha256 = await sha256_of(content)
-        key = (sha256, declared(media_type), forms)
+        key = (sha256 := await sha256_of(content), declared(media_type), forms)
         known = self._cache.get(key)
         if known is None:
             process = await self._take()
