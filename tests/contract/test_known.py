@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from hashweir.adapters.memory import MemoryStore
 from hashweir.model import KINDS, Batch, Entry, Kind
-from hashweir.ports import Edit, SlotChange, Store
+from hashweir.ports import Edit, SlotChange, Store, View
 from tests.contract.following import KNOWN, Between, SetClock, caught_up, finds, following, found_ids, until
 from tests.contract.stores import SHARDS, Deployments, entries, part, shard_of
 
@@ -54,6 +54,17 @@ async def begun(store: Store) -> Writer:
     return Writer(store, stored.number)
 
 
+def counted(view: View, active: set[str]) -> None:
+    """Each item has as many entries as the dictionary says; all of one kind and form."""
+    for kind, form in {(entry.kind, entry.form) for entry in POOL}:
+        items = [*sorted({entry.item for entry in POOL}), "ff" * 8]
+        wanted = [
+            sum((one.item, one.kind, one.form) == (item, kind, form) for one in POOL if one.id in active)
+            for item in items
+        ]
+        assert view.count_entries(kind, form, items) == wanted
+
+
 def there(entry: Entry) -> list[Entry]:
     """Nothing but this entry, as a store gives it back: it keeps long names elsewhere."""
     name = entry.item_name if len(entry.item_name.encode()) <= 18 else ""
@@ -75,11 +86,13 @@ async def test_a_view_equals_a_dictionary_and_stays_as_it_was(fresh: Deployments
                 assert found_ids(view, POOL) == writer.active
                 kinds = {entry.kind for entry in POOL if entry.id in writer.active}
                 assert view.holds("known") == kinds
+                counted(view, writer.active)
                 for entry in POOL:
                     assert finds(view, entry) == (there(entry) if entry.id in writer.active else [])
                 old.append((view, set(writer.active), view.position))
             for view, active, position in old:
                 assert view.position == position
+                counted(view, active)
                 for entry in POOL:
                     assert finds(view, entry) == (there(entry) if entry.id in active else [])
             # A follower that begins now reads chunks where the other one read changes.

@@ -207,3 +207,31 @@ def test_a_terminal_gets_a_progress_bar(cli: Cli) -> None:
     os.close(ours)
     assert (ran.returncode, ran.stdout) == (0, b"demo: 600 added; 0 refused\n")
     assert "lines" in shown
+
+
+def test_a_known_video_goes_in_and_comes_out_as_vpdq(cli: Cli) -> None:
+    """Frames in vPDQ's JSON are entries of one item, and are written back as they came; repeats are left out."""
+    cli(
+        "create",
+        "clips",
+        "--owner",
+        "o",
+        "--origin",
+        "own-review",
+        "--video-share-upload",
+        "0",
+        "--video-share-known",
+        "0.8",
+    )
+    frames = [f"{pdq(n)},{90 + n},{n * 1.001:.3f}" for n in range(5)]
+    (cli.folder / "clip.json").write_text(json.dumps([*frames, frames[0], f"{pdq(9)},12,5"]))
+    ran = cli("import", "clips", "clip.json", "--form", "vpdq", "--item", "march video")
+    assert ran.returncode == 0, ran.stderr
+    assert "2 frames left out" in ran.stderr
+    assert cli("import", "clips", "clip.json", "--form", "vpdq").returncode == 2
+    ran = cli("export", "clips", "--form", "vpdq", "--item", "march video")
+    told = [line.split(",") for line in json.loads(ran.stdout)]
+    assert [(value, int(quality), float(at)) for value, quality, at in told] == [
+        (pdq(n), 90 + n, round(n * 1.001, 3)) for n in range(5)
+    ]
+    assert json.loads(cli("export", "clips", "--form", "vpdq", "--item", "another").stdout) == []
