@@ -134,7 +134,7 @@ async def test_a_process_that_hangs_up_and_lives_is_killed(pool: Pool) -> None:
         {"fingerprints": [ZERO | {"form": "raw"}]},
         {"fingerprints": [ZERO | {"recipe": "md5/canonical/9"}]},
         {"fingerprints": [ZERO | {"length": 2**40}]},
-        {"fingerprints": [ZERO] * 257},
+        {"fingerprints": [ZERO] * 1025},
         {"checked": {"pdq": "ok"}},
         {"checked": {"md5": "fine"}, "fingerprints": [ZERO]},
         {"checked": {"tlsh": "too_short"}},
