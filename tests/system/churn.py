@@ -59,13 +59,15 @@ class Churn:
         """Change one entry after the other; while the store is away, repeat under the same operation id."""
         await self._store.open()
         present = dict.fromkeys(self._values, False)
-        while not stop.is_set():
-            value = self._chance.choice(self._values)
-            present[value] = not present[value]
-            await self._change(value, present[value], f"churn-{self.done}", stop)
-            self.done += 1
-            await asyncio.sleep(pause_s)
-        await self._store.close()
+        try:
+            while not stop.is_set():
+                value = self._chance.choice(self._values)
+                present[value] = not present[value]
+                await self._change(value, present[value], f"churn-{self.done}", stop)
+                self.done += 1
+                await asyncio.sleep(pause_s)
+        finally:
+            await self._store.close()
 
     async def _change(self, value: str, add: bool, operation: str, stop: asyncio.Event) -> None:
         asked = time.time() * 1000
