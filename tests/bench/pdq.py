@@ -59,7 +59,8 @@ class Tally:
     by_reference: int = 0
     worst_ratio: float = 1e9
     moved: float = 0.0
-    """The farthest that the reference moved two coefficients beside the median towards each other."""
+    """The farthest that the reference moved two coefficients beside the median towards each other, in pictures that it
+    need not decide."""
     turned: list[int] = field(default_factory=list)
     """Distances of the seven turned hashes to the hashes of the turned pixels."""
     flips: list[int] = field(default_factory=list)
@@ -146,13 +147,12 @@ def quickly(file: bytes) -> tuple[bytes, int] | None:
 
 def moved(rgb: Pixels, sampled: pdq.Sampled) -> float:
     """By how much the reference draws any two coefficients together that lie on either side of the median, near it."""
-    assert sampled.strips is not None
-    assert sampled.across is not None
-    ours = (pdq.DCT @ (sampled.strips[:, 0] @ sampled.across[0].T) @ pdq.DCT.T).ravel()
+    assert sampled.samples is not None
+    ours = (pdq.DCT @ sampled.samples @ pdq.DCT.T).ravel()
     reference, _ = pdqhash.compute_float(rgb)
     error = ours - np.asarray(reference)[::-1]
     low, high = np.partition(ours, (127, 128))[127:129]
-    below, above = (ours <= low) & (ours > low - 0.5), (ours >= high) & (ours < high + 0.5)
+    below, above = (ours <= low) & (ours > low - 0.02), (ours >= high) & (ours < high + 0.02)
     return float(error[above].max() - error[below].min())
 
 
