@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFile
 
 from tests.pictures import photo, photos
 
@@ -57,7 +57,13 @@ def jpeg(seed: int, image: Image.Image, quality: int | None = None) -> bytes:
     chance = random.Random(seed)
     file = BytesIO()
     quality, progressive = quality or chance.randint(30, 95), chance.random() < 1 / 4
-    image.save(file, "JPEG", quality=quality, progressive=progressive, subsampling=chance.choice((0, 1, 2, 2, 2)))
+    # Pillow writes a progressive file in one go, into a buffer that noise at a high quality would overrun.
+    block = ImageFile.MAXBLOCK
+    ImageFile.MAXBLOCK = max(block, 4 * image.width * image.height)
+    try:
+        image.save(file, "JPEG", quality=quality, progressive=progressive, subsampling=chance.choice((0, 1, 2, 2, 2)))
+    finally:
+        ImageFile.MAXBLOCK = block
     return file.getvalue()
 
 
