@@ -14,6 +14,8 @@ asked.
 
 A mirrored picture has the same matrix with its columns in reverse, and windows and samples of both lie in the same
 strips of pixels; so all eight turns cost hardly more than the picture as it is.
+
+Long because each constant stands beside the measurement behind it.
 """
 
 from __future__ import annotations
