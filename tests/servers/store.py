@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ class StoreServerError(Exception):
     """The server is missing or did not start; the message says why."""
 
 
-class _StoreServer:
+class _StoreServer(ABC):
     """One server process. A context manager that stops it and removes the folder that it made.
 
     After `kill()` or `stop()`, `start()` brings it back on the same port, with the same data if it is append-only.
@@ -67,9 +68,9 @@ class _StoreServer:
         self._arguments = [*arguments, *settings]
 
     @staticmethod
+    @abstractmethod
     def binary() -> str:
         """Path of the server program. Raises StoreServerError, with the way to get it."""
-        raise NotImplementedError
 
     @property
     def url(self) -> str:

@@ -10,6 +10,7 @@ tombstones, rows) at its start. Below that number of rows the columns never chan
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ class _Snapshot(NamedTuple):
     rows: int
 
 
-class _Flat:
+class _Flat(ABC):
     """What both kinds share: growth, tombstones, and cutting a search into blocks."""
 
     width: int
@@ -51,13 +52,13 @@ class _Flat:
         )
         self._withdrawn = 0
 
+    @abstractmethod
     def _columns(self, values: Octets) -> tuple[Words, Octets]:
         """Values, (n, width) uint8, as columns: (words, n) uint64 and (extra, n) uint8."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _distances(self, words: Words, extra: Octets, asked: Words, asked_extra: Octets) -> Distances:
         """Distances, (queries, rows), of columns of rows to columns of queries."""
-        raise NotImplementedError
 
     def _split(self, values: bytes) -> tuple[Words, Octets]:
         if len(values) % self.width:
