@@ -7,9 +7,11 @@ Long because the seams are meant to be read together.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from hashweir.errors import HashweirError
 from hashweir.model import Batch, Entry, Form, FormGroup, Kind, Message, Record, Scan, Set, Upload
@@ -50,6 +52,18 @@ class Hasher(Protocol):
 # ── index and the known ──
 
 
+class Hits(NamedTuple):
+    """What a search of an index found: three arrays of one length, int64, ordered by query, then row."""
+
+    query: NDArray[np.int64]
+    row: NDArray[np.int64]
+    distance: NDArray[np.int64]
+
+    def tuples(self) -> list[tuple[int, int, int]]:
+        """The same as (query, row, distance)."""
+        return list(zip(self.query.tolist(), self.row.tolist(), self.distance.tolist(), strict=True))
+
+
 class Index(Protocol):
     """Search over the values of one kind and form. Rows are numbered from 0 in order of adding, never reused."""
 
@@ -59,8 +73,14 @@ class Index(Protocol):
     def withdraw(self, row: int) -> None:
         """Hide a row for ever. Withdrawing twice is allowed."""
 
-    def search(self, queries: bytes, radius: int) -> Sequence[tuple[int, int, int]]:
-        """All (query number, row, distance) with distance ≤ radius, withdrawn rows excepted. Exact."""
+    def search(self, queries: bytes, radius: int) -> Hits:
+        """All rows within the radius of each query (concatenated values), withdrawn rows excepted. Exact."""
+
+    def values(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The values of rows, withdrawn ones included: (n, width). Raises IndexError for a row never added."""
+
+    def tend(self) -> bool:
+        """One bounded piece of upkeep, in one thread beside serving; whether more of it is due."""
 
     def __len__(self) -> int:
         """Rows that a search can return."""

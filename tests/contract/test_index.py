@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ def test_a_search_finds_exactly_what_lies_within_the_radius(kind: Kind, data: st
     value = st.binary(min_size=hasher.width, max_size=hasher.width)
     pool = data.draw(st.lists(value, min_size=1, max_size=6))
     alive: dict[int, bytes] = {}
+    ever: dict[int, bytes] = {}
     rows = 0
     for step in data.draw(st.lists(st.sampled_from(["add", "many", "withdraw"]), max_size=20)):
         if step == "withdraw":
@@ -40,6 +42,7 @@ def test_a_search_finds_exactly_what_lies_within_the_radius(kind: Kind, data: st
             added = data.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=1 if step == "add" else 5))
             assert index.add(b"".join(added)) == rows
             alive |= dict(enumerate(added, rows))
+            ever |= dict(enumerate(added, rows))
             rows += len(added)
     assert len(index) == len(alive)
     queries = data.draw(st.lists(st.one_of(st.sampled_from(pool), value), max_size=4))
@@ -50,7 +53,8 @@ def test_a_search_finds_exactly_what_lies_within_the_radius(kind: Kind, data: st
         for row, known in alive.items()
         if hasher.distance(query, known) <= (radius if kind in ("pdq", "tlsh") else 0)
     ]
-    assert sorted(index.search(b"".join(queries), radius)) == sorted(expected)
+    assert index.search(b"".join(queries), radius).tuples() == sorted(expected)
+    assert index.values(np.array(sorted(ever), np.int64)).tobytes() == b"".join(ever.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,6 +69,9 @@ def test_rows_that_were_never_added_and_odd_lengths_are_refused(kind: Kind) -> N
         index.add(bytes(width + 1))
     with pytest.raises(ValueError, match="bytes"):
         index.search(bytes(width - 1), 31)
+    for row in (-1, 1):
+        with pytest.raises(IndexError):
+            index.values(np.array([row]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,7 +85,7 @@ def test_a_search_in_a_thread_overlaps_growth(kind: Kind) -> None:
 
     def look() -> None:
         while not done.is_set():
-            if (0, 0, 0) not in (found := index.search(wanted, 0)):
+            if (0, 0, 0) not in (found := index.search(wanted, 0).tuples()):
                 wrong.append(found)
 
     thread = threading.Thread(target=look)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hashweir.ports import Hits
+
 
 class ExactIndex:
     """Equality over digests. The distance is 0; no radius makes unequal digests near.
@@ -14,8 +19,8 @@ class ExactIndex:
         """An empty index over digests of `width` bytes."""
         self.width = width
         self._rows: dict[bytes, tuple[int, ...]] = {}
-        self._values: list[bytes | None] = []
-        self._alive = 0
+        self._values: list[bytes] = []
+        self._withdrawn: set[int] = set()
 
     def _split(self, values: bytes) -> list[bytes]:
         if len(values) % self.width:
@@ -28,7 +33,6 @@ class ExactIndex:
         for row, value in enumerate(self._split(values), first):
             self._values.append(value)
             self._rows[value] = (*self._rows.get(value, ()), row)
-            self._alive += 1
         return first
 
     def withdraw(self, row: int) -> None:
@@ -36,26 +40,34 @@ class ExactIndex:
         if row < 0:
             raise IndexError(row)
         value = self._values[row]
-        if value is None:
+        if row in self._withdrawn:
             return
-        self._values[row] = None
-        self._alive -= 1
+        self._withdrawn.add(row)
         if rest := tuple(other for other in self._rows[value] if other != row):
             self._rows[value] = rest
         else:
             del self._rows[value]
 
-    def search(self, queries: bytes, radius: int) -> list[tuple[int, int, int]]:
-        """All (query, row, 0) of equal digests, withdrawn rows excepted, ordered by query, then row.
+    def search(self, queries: bytes, radius: int) -> Hits:
+        """All rows of equal digests, withdrawn rows excepted, at distance 0.
 
         Raises ValueError for a length that is no multiple of `width`.
         """
-        if radius < 0:
-            return []
-        return [
-            (query, row, 0) for query, value in enumerate(self._split(queries)) for row in self._rows.get(value, ())
-        ]
+        asked = self._split(queries) if radius >= 0 else []
+        pairs = [(query, row) for query, value in enumerate(asked) for row in self._rows.get(value, ())]
+        query, row = np.array(pairs, np.int64).reshape(-1, 2).T
+        return Hits(query, row, np.zeros(len(pairs), np.int64))
+
+    def values(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The values of rows, withdrawn ones included: (n, width). Raises IndexError for a row never added."""
+        if rows.size and rows.min() < 0:
+            raise IndexError(int(rows.min()))
+        return np.frombuffer(b"".join([self._values[row] for row in rows.tolist()]), np.uint8).reshape(-1, self.width)
+
+    def tend(self) -> bool:
+        """Nothing is ever due."""
+        return False
 
     def __len__(self) -> int:
         """Rows that a search can return."""
-        return self._alive
+        return len(self._values) - len(self._withdrawn)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hashweir.ports import Hits
+
 Words = NDArray[np.uint64]
 Octets = NDArray[np.uint8]
 Distances = NDArray[np.uint16]
@@ -60,6 +62,10 @@ class _Flat(ABC):
     def _distances(self, words: Words, extra: Octets, asked: Words, asked_extra: Octets) -> Distances:
         """Distances, (queries, rows), of columns of rows to columns of queries."""
 
+    @abstractmethod
+    def _values(self, words: Words, extra: Octets) -> Octets:
+        """The way back: values, (n, width) uint8, of columns."""
+
     def _split(self, values: bytes) -> tuple[Words, Octets]:
         if len(values) % self.width:
             raise ValueError(f"values are {self.width} bytes each, got {len(values)} bytes")
@@ -85,8 +91,8 @@ class _Flat(ABC):
         self._withdrawn += not self._now.dead[row]
         self._now.dead[row] = 1
 
-    def search(self, queries: bytes, radius: int) -> list[tuple[int, int, int]]:
-        """All (query, row, distance) within radius, withdrawn rows excepted, ordered by query, then row.
+    def search(self, queries: bytes, radius: int) -> Hits:
+        """All rows within radius of each query, withdrawn ones excepted.
 
         `queries` are concatenated values. Memory is bounded whatever their number. Raises ValueError for a length
         that is no multiple of `width`.
@@ -95,7 +101,7 @@ class _Flat(ABC):
         now = self._now
         step = min(max(now.rows, 1), _CELLS)
         together = max(1, _CELLS // step)
-        hits: list[tuple[int, int, int]] = []
+        found: list[NDArray[np.int64]] = [np.zeros((3, 0), np.int64)]
         for first in range(0, asked.shape[1], together):
             some = slice(first, first + together)
             for low in range(0, now.rows, step):
@@ -105,9 +111,20 @@ class _Flat(ABC):
                 if query.size:
                     alive = now.dead[row + low] == 0
                     query, row = query[alive], row[alive]
-                    hits += zip((query + first).tolist(), (row + low).tolist(), far[query, row].tolist(), strict=True)
-        hits.sort()
-        return hits
+                    found.append(np.array([query + first, row + low, far[query, row]], np.int64))
+        hits = np.concatenate(found, axis=1)
+        return Hits(*hits[:, np.lexsort((hits[1], hits[0]))])
+
+    def values(self, rows: NDArray[np.int64]) -> Octets:
+        """The values of rows, withdrawn ones included: (n, width). Raises IndexError for a row never added."""
+        now = self._now
+        if rows.size and not 0 <= rows.min() <= rows.max() < now.rows:
+            raise IndexError(f"rows 0 to {now.rows - 1}")
+        return self._values(now.words[:, rows], now.extra[:, rows])
+
+    def tend(self) -> bool:
+        """Nothing is ever due."""
+        return False
 
     def __len__(self) -> int:
         """Rows that a search can return."""
@@ -138,6 +155,9 @@ class FlatPdq(_Flat):
         words = np.ascontiguousarray(values).view(np.uint64).reshape(-1, 4).T
         return words, np.zeros((0, words.shape[1]), np.uint8)
 
+    def _values(self, words: Words, extra: Octets) -> Octets:
+        return np.ascontiguousarray(words.T).view(np.uint8)
+
     def _distances(self, words: Words, extra: Octets, asked: Words, asked_extra: Octets) -> Distances:
         far = np.zeros((asked.shape[1], words.shape[1]), np.uint16)  # 256 does not fit a byte
         for column, wanted in zip(words, asked, strict=True):
@@ -160,14 +180,20 @@ class FlatTlsh(_Flat):
     width = TLSH_BYTES
 
     def __init__(self) -> None:
-        """An empty index: two planes of 128 bits, checksum and ratios."""
-        super().__init__(words=4, extra=2)
+        """An empty index: two planes of 128 bits, checksum, ratios and length."""
+        super().__init__(words=4, extra=3)
 
     def _columns(self, values: Octets) -> tuple[Words, Octets]:
         bits = np.unpackbits(np.ascontiguousarray(values[:, 3:]), axis=1).reshape(-1, 128, 2)
         high, gray_low = bits[:, :, 0], bits[:, :, 0] ^ bits[:, :, 1]
         planes = np.packbits(np.concatenate([high, gray_low], axis=1), axis=1)
-        return planes.view(np.uint64).reshape(-1, 4).T, values[:, [0, 2]].T
+        return planes.view(np.uint64).reshape(-1, 4).T, values[:, [0, 2, 1]].T
+
+    def _values(self, words: Words, extra: Octets) -> Octets:
+        planes = np.unpackbits(np.ascontiguousarray(words.T).view(np.uint8), axis=1).reshape(-1, 2, 128)
+        high, gray_low = planes[:, 0], planes[:, 1]
+        body = np.packbits(np.stack([high, high ^ gray_low], axis=2).reshape(-1, 256), axis=1)
+        return np.hstack([extra[[0, 2, 1]].T, body])
 
     def _distances(self, words: Words, extra: Octets, asked: Words, asked_extra: Octets) -> Distances:
         far: Distances = _RATIOS[asked_extra[1][:, None], extra[1]]

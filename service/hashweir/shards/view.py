@@ -151,7 +151,7 @@ class KnownView:
         table, version = self._sources.tables[kind, form], self._content.version
         fields = SLOT_FORMS[kind]
         near: list[tuple[int, bytes, int, bytes, bytes]] = []
-        for query, row, distance in table.index.search(b"".join(values), radius):
+        for query, row, distance in table.index.search(b"".join(values), radius).tuples():
             if row < rows and table.gone.get(row, _NEVER) > version:
                 image, side = table.read(row, self._sources.shards)
                 near.append((distance, image[fields.entry : fields.entry + 16], query, image, side))

@@ -44,7 +44,7 @@ def test_pdq_edges_of_a_radius(radius: int) -> None:
         for row, code in enumerate(codes)
         if row not in withdrawn and hamming(asked, code) <= radius
     ]
-    assert index.search(b"".join(queries), radius) == expected
+    assert index.search(b"".join(queries), radius).tuples() == expected
 
 
 def test_blocks_of_rows_and_of_queries_meet_without_a_seam() -> None:
@@ -60,8 +60,8 @@ def test_blocks_of_rows_and_of_queries_meet_without_a_seam() -> None:
     few = FlatPdq()
     few.add(b"".join(code for code, _ in planted.values()))
     queries = b"".join(code for code, _ in planted.values())
-    assert index.search(queries, 10) == [(number, row, 0) for number, (_, row) in planted.items()]
-    assert few.search(queries * 100, 10) == [(number, number % 40, 0) for number in range(4000)]
+    assert index.search(queries, 10).tuples() == [(number, row, 0) for number, (_, row) in planted.items()]
+    assert few.search(queries * 100, 10).tuples() == [(number, number % 40, 0) for number in range(4000)]
 
 
 def test_the_farthest_codes() -> None:
@@ -69,11 +69,11 @@ def test_the_farthest_codes() -> None:
     pdq, lsh = FlatPdq(), FlatTlsh()
     pdq.add(b"\xff" * 32)
     lsh.add(bytes([9, 9, 0x08]) + b"\xff" * 32)
-    assert pdq.search(bytes(32), 256) == [(0, 0, 256)]
-    assert pdq.search(bytes(32), 255) == []
+    assert pdq.search(bytes(32), 256).tuples() == [(0, 0, 256)]
+    assert pdq.search(bytes(32), 255).tuples() == []
     asked = bytes(35)
     expected = tlsh.diffxlen("T1" + asked.hex(), "T1" + (bytes([9, 9, 0x08]) + b"\xff" * 32).hex())
-    assert lsh.search(asked, 2000) == [(0, 0, expected)]
+    assert lsh.search(asked, 2000).tuples() == [(0, 0, expected)]
     assert expected == 128 * 6 + 1 + 12 * 7
 
 
@@ -90,7 +90,7 @@ def test_tlsh_is_the_reference_distance(first: bytes, edits: list[tuple[int, int
     index = FlatTlsh()
     index.add(first)
     expected = tlsh.diffxlen("T1" + first.hex().upper(), "T1" + bytes(second).hex().upper())
-    assert index.search(bytes(second), radius) == ([(0, 0, expected)] if expected <= radius else [])
+    assert index.search(bytes(second), radius).tuples() == ([(0, 0, expected)] if expected <= radius else [])
 
 
 def test_tlsh_of_real_texts() -> None:
@@ -104,4 +104,4 @@ def test_tlsh_of_real_texts() -> None:
     index.add(b"".join(bytes.fromhex(value[2:]) for value in values))
     for value in values:
         expected = [(0, row, tlsh.diffxlen(value, other)) for row, other in enumerate(values)]
-        assert index.search(bytes.fromhex(value[2:]), 5000) == expected
+        assert index.search(bytes.fromhex(value[2:]), 5000).tuples() == expected
