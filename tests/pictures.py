@@ -12,9 +12,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pillow_heif
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
+pillow_heif.register_heif_opener()
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "HEIF")
 
 
 @cache

@@ -37,7 +37,9 @@ REASONS: dict[str, Reason] = {
     # ── uploads: the envelope ──
     "empty_value": Reason("input", "ingest", True, "the record has no content"),
     "bad_envelope": Reason("input", "ingest", True, "the JSON does not fit the upload schema"),
-    "unknown_content_type": Reason("input", "ingest", True, "no decoder handles this content type"),
+    "unknown_content_type": Reason(
+        "input", "ingest", True, "nothing here decodes it; PDF needs the extra `pdf`, HEIC `heic`"
+    ),
     "too_large": Reason("input", "ingest", False, "the content is over the inline size limit"),
     "bad_fingerprint": Reason("input", "ingest", True, "a fingerprint has the wrong kind, length or alphabet"),
     "unreadable": Reason("input", "fetch", False, "the file can't be opened or read"),

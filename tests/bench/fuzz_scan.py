@@ -88,6 +88,10 @@ def samples() -> dict[str, tuple[bytes, str]]:
         "webp": (encode(small, "WEBP"), "image/webp"),
         "webp lossless": (encode(tiny.convert("RGBA"), "WEBP", lossless=True), "image/webp"),
         "webp moving": (encode(tiny, "WEBP", save_all=True, append_images=[frames[1]]), "image/webp"),
+        "avif": (encode(small, "AVIF", exif=_exif()), "image/avif"),
+        "avif moving": (encode(tiny, "AVIF", save_all=True, append_images=[frames[1]]), "image/avif"),
+        "heic": (encode(small, "HEIF", exif=_exif()), "image/heic"),
+        "heic tiles": (encode(small, "HEIF", tile_size=64), "image/heic"),
         "text": ("The quick brown fox, перевал и горы, ﬀ, 素早い茶色の狐. ".encode() * 4, "text/plain"),
         "pdf": (PDF, "application/pdf"),
     }

@@ -48,6 +48,7 @@ async def test_it_answers_what_the_scan_function_answers(sandbox: Sandbox) -> No
     contents += [(TEXT, "text/plain"), (b"", "text/plain"), (b"", None), (b"\xff", "text/plain")]
     contents += [(one, "image/png") for one in (one_bit_bomb(), *giant_claims().values())]
     contents += [(encode(photo(), "JPEG")[:9000], "image/jpeg")]
+    contents += [(encode(photo(size=(300, 200)), one), None) for one in ("AVIF", "HEIF")]
     document = pdf(scanned(photo()), Sheet(lines("Two lines of words for a page of text. " * 5)))
     contents += [(one, "application/pdf") for one in (document, document[:700], locked())]
     results = await asyncio.gather(*(sandbox.scan(upload(*one)) for one in contents))

@@ -3,7 +3,7 @@
 The magic bytes choose the decoder. A picture's header is read first and judged before any pixel is decoded; then
 simplejpeg decodes plain JPEG, Pillow the rest and whatever simplejpeg refuses. Pixels are RGB-correct: palettes,
 CMYK, 1-bit and 16-bit are converted, alpha is dropped and not composited, EXIF orientation is ignored, animations
-give their first frame. Pillow is given bytes only, never a name.
+give their first frame, HEIC its primary picture. Pillow is given bytes only, never a name.
 """
 
 from __future__ import annotations
@@ -22,13 +22,22 @@ import simplejpeg
 from PIL import Image, ImageFile, MpoImagePlugin, WebPImagePlugin
 
 from hashweir.model import FormGroup, Limits, MediaClass, QueryForm, Turn
+from hashweir.pipeline.decode_heif import AVIF, AVIF_NAMES, HEIC, heic
 from hashweir.pipeline.decode_pdf import Page, Unopened, pages
 from hashweir.pipeline.decode_views import FAST_ONLY, Luma, misread, small_luma, upright
 from hashweir.pipeline.sniff import PDF, sniff
+from hashweir.pipeline.video_file import HAVE_DECODER
 
 Pixels = npt.NDArray[np.uint8]
 
-PILLOW_NAMES: Final = {"image/jpeg": "JPEG", "image/png": "PNG", "image/gif": "GIF", "image/webp": "WEBP"}
+PILLOW_NAMES: Final = {
+    "image/jpeg": "JPEG",
+    "image/png": "PNG",
+    "image/gif": "GIF",
+    "image/webp": "WEBP",
+    **AVIF_NAMES,
+}
+_ANIMATED: Final = ("image/gif", "image/webp", "image/png", AVIF)
 _CODEC_ERRORS: Final = (
     ArithmeticError,
     AttributeError,
@@ -106,6 +115,10 @@ def decode(content: bytes, declared: str | None, limits: Limits, forms: Collecti
         decoded = _document(content, limits)
     elif media_type in PILLOW_NAMES:
         decoded = _picture(content, media_type, limits, forms)
+    elif media_type == HEIC:
+        decoded = _heic(content, limits)
+    elif media_type == AVIF:
+        decoded = Refusal(AVIF, "image", "unknown_content_type")
     if isinstance(decoded, Picture | Luma | Document):
         return decoded
     if declared is not None and declared.startswith("text/"):
@@ -122,13 +135,13 @@ def decode(content: bytes, declared: str | None, limits: Limits, forms: Collecti
 
 
 def animation(content: bytes, limits: Limits) -> Iterator[tuple[float, float, Pixels]]:
-    """The frames of an animated GIF, WebP or PNG as a viewer sees them: (time, length in seconds, pixels).
+    """The frames of an animated GIF, WebP, PNG or AVIF as a viewer sees them: (time, length in seconds, pixels).
 
     The first frame included; all of them, or of more than `limits.animation_frames` every second, third and so on.
     Nothing for a still picture. Ends in silence where the file is cut short.
     """
     media_type = sniff(content)
-    if media_type not in ("image/gif", "image/webp", "image/png"):
+    if media_type not in _ANIMATED or media_type not in PILLOW_NAMES:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -218,6 +231,18 @@ def _pixels(
             raise _OverLimit from error
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _heic(content: bytes, limits: Limits) -> Picture | Refusal:
+    if not HAVE_DECODER:
+        return Refusal(HEIC, "image", "unknown_content_type")
+    try:
+        rgb, damaged, turn = heic(content, lambda size: _require_size(size, limits), limits)
+    except _OverLimit:
+        return Refusal(HEIC, "image", "too_many_pixels")
+    except _CODEC_ERRORS:
+        return Refusal(HEIC, "image", "undecodable")
+    return Picture(HEIC, rgb, damaged, turn)
 
 
 def _require_size(size: tuple[int, int], limits: Limits) -> None:

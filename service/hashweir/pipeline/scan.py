@@ -16,6 +16,7 @@ from hashweir.hashing import exact, pdq
 from hashweir.hashing.video import Frame, condense
 from hashweir.model import KINDS_OF, Fingerprint, Footage, FormGroup, Kind, Limits, MediaClass, Scan
 from hashweir.pipeline.decode import PILLOW_NAMES, Document, Picture, Refusal, Text, animation, decode
+from hashweir.pipeline.decode_heif import SAMPLES
 from hashweir.pipeline.decode_video import sample, warm_up
 from hashweir.pipeline.decode_views import Luma
 from hashweir.pipeline.fingerprint import (
@@ -53,7 +54,14 @@ VIDEO_ALIASES = (
     "video/3gpp",
     "video/avi",
 )
-"""Types whose containers are read alike, or that are sent for one another: no mismatch worth a note."""
+"""Video types whose containers are read alike, or that are sent for one another: no mismatch worth a note."""
+ALIASES = {
+    "image/jpg": "image/jpeg",  # no registered type, and sent all the same
+    "image/heif": "image/heic",
+    "image/heic-sequence": "image/heic",
+    "image/heif-sequence": "image/heic",
+}
+"""Other names of image types."""
 
 
 class ScanFunction(Protocol):
@@ -73,10 +81,12 @@ def prepare(limits: Limits) -> ScanFunction:
         return scan(content, media_type, limits, forms)
 
     Image.init()
-    for name in PILLOW_NAMES.values():
+    for name in set(PILLOW_NAMES.values()) - {"AVIF"}:
         sample = BytesIO()
         Image.new("RGB", (64, 64)).save(sample, name)
         bound(sample.getvalue(), None)
+    for content in SAMPLES:  # encoding these takes longer, and threads
+        bound(content, None)
     bound("ﬀ and so on: ".encode() * 9, "text/plain")
     bound(SAMPLE_PDF, None)
     warm_up()
@@ -240,8 +250,7 @@ def _animation(content: bytes, limits: Limits, started: float) -> tuple[tuple[Fi
 def _notes(content: bytes, declared: str | None, text: str | None) -> tuple[str, ...]:
     notes = []
     sniffed = sniff(content)
-    # image/jpg is no registered type and is sent all the same.
-    if declared not in (None, sniffed, "image/jpg" if sniffed == "image/jpeg" else None) and sniffed:
+    if declared not in (None, sniffed) and sniffed and ALIASES.get(declared) != sniffed:
         notes.append("type_mismatch")
     if text is not None and is_mostly_ascii(text):
         notes.append("mostly_ascii")

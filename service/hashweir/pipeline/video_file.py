@@ -84,7 +84,8 @@ def first_stream(container: InputContainer, limits: Limits) -> tuple[VideoStream
         raise VideoRefused("no_video_stream")
     stream = streams[0]
     context = stream.codec_context
-    if context.name not in DECODERS:
+    # Of a codec that FFmpeg does not know there is no context, whatever PyAV's types say.
+    if getattr(context, "name", None) not in DECODERS:
         raise VideoRefused("codec_not_allowed")
     if context.width * context.height > limits.pixels or max(context.width, context.height) > limits.side:
         raise VideoRefused("too_many_pixels")

@@ -150,6 +150,15 @@ def test_other_codecs_are_refused() -> None:
     assert caught.value.reason == "codec_not_allowed"
 
 
+def test_a_codec_that_nobody_knows_is_refused() -> None:
+    """PyAV gives no codec context for it: the process that scans it must not end."""
+    content = clip("mpeg4")
+    assert b"mp4v" in content
+    with pytest.raises(VideoRefused) as caught:
+        sample(content.replace(b"mp4v", b"mp4!").replace(b"\x20\x11", b"\xfe\x11"), "video/mp4", LIMITS, seen)
+    assert caught.value.reason == "codec_not_allowed"
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\0\0\0\x20ftypisom", b"#EXTM3U\nfile:///etc/passwd\n", b"ffconcat version 1.0\n"]
 )
