@@ -109,6 +109,9 @@ class Worker(Section):
     in_flight_items: PositiveInt = Field(default=256, description="uploads held at once")
     in_flight_bytes: PositiveInt = Field(default=64 * MIB, description="bytes of uploads held at once")
     allow_empty: bool = Field(default=False, description="judge even where no set is active")
+    relay_long: bool = Field(
+        default=False, description="videos by reference go to the topic uploads.long, for `hashweir work --long`"
+    )
     drain_seconds: PositiveFloat = Field(default=25.0, description="time to finish after SIGTERM")
     instance: str = Field(default="", description="this worker in headers and logs; empty: the host's name")
 

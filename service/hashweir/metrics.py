@@ -94,6 +94,7 @@ TABLE: tuple[Row, ...] = (
         sets=_UNSCANNED,
     ),
     Row("dead_letters_total", "counter", "Dead letters acknowledged.", {"reason": DEAD_LETTER_REASONS}),
+    Row("relayed_total", "counter", "Uploads handed on to the long topic, acknowledged.", {}),
     Row("retries_total", "counter", "Attempts made again in place.", {"dependency": ("match", "sink")}),
     # ── stream ──
     Row("in_flight_items", "gauge", "Uploads taken and not done.", {}),
@@ -152,6 +153,7 @@ class Metrics:
         self.match_distance = self._make(Histogram, "match_distance")
         self.unscanned = self._make(Counter, "unscanned_total")
         self.dead_letters = self._make(Counter, "dead_letters_total")
+        self.relayed = self._make(Counter, "relayed_total")
         self.retries = self._make(Counter, "retries_total")
         self.in_flight_items = self._make(Gauge, "in_flight_items")
         self.in_flight_bytes = self._make(Gauge, "in_flight_bytes")

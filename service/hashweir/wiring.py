@@ -17,14 +17,14 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from socket import gethostname
-from typing import Any
+from typing import Any, Literal
 
 from hashweir import __version__
 from hashweir.adapters.embedded_store import embedded_store
 from hashweir.adapters.file_media import FileMedia
 from hashweir.adapters.kafka_admin import KafkaAdmin, TopicPlan
 from hashweir.adapters.kafka_link import Access as KafkaAccess
-from hashweir.adapters.kafka_sink import KafkaSink
+from hashweir.adapters.kafka_sink import OUTPUTS, KafkaSink
 from hashweir.adapters.kafka_source import KafkaSource
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
 from hashweir.adapters.redis import RedisStore
@@ -40,7 +40,7 @@ from hashweir.logs import Logger
 from hashweir.metrics import CACHE, FENCES, STANDINGS, Metrics
 from hashweir.model import KINDS, Limits, MediaClass
 from hashweir.pipeline.deliver import Delivery, ViewGate
-from hashweir.pipeline.emit import Emitter
+from hashweir.pipeline.emit import LONG_TOPIC, Emitter
 from hashweir.pipeline.match import USABLE, Matcher
 from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
@@ -48,7 +48,7 @@ from hashweir.ports import MediaSource, Sandbox, Sink, SlotChange, Source, Stand
 from hashweir.shards.follow import Follower
 
 SCAN = "hashweir.pipeline.scan:prepare"
-TOPICS = ("uploads", "verdicts", "matches", "dead-letters")
+TOPICS = ("uploads", LONG_TOPIC, "verdicts", "matches", "dead-letters")
 MOST_PROCESSES = 8
 LONG: frozenset[MediaClass] = frozenset({"document", "video"})
 """What may have scan processes of its own, for it may take a minute and more."""
@@ -296,8 +296,10 @@ def memory_worker(
     return _worker(config, source, MemorySink(broker, prefix), "memory", of, metrics, log)
 
 
-async def kafka_worker(config: Config, of: Store, log: Logger) -> Lifecycle:
+async def kafka_worker(config: Config, of: Store, log: Logger, *, long: bool = False) -> Lifecycle:
     """The worker over Kafka. Asks the cluster for its id, which stands in for a missing `ce_source`.
+
+    A `long` one reads what others relay, as a group of its own: no rebalance of one lane touches the other.
 
     Raises ConfigError, Unreachable(stream_unreachable) naming the address.
     """
@@ -306,14 +308,24 @@ async def kafka_worker(config: Config, of: Store, log: Logger) -> Lifecycle:
         default_source = await admin.default_source()
     source = KafkaSource(
         access,
-        group=part.group,
-        topic=f"{part.topic_prefix}uploads",
+        group=f"{part.group}.long" if long else part.group,
+        topic=part.topic_prefix + (LONG_TOPIC if long else "uploads"),
         instance_id=part.instance_id,
         first_position=part.first_position,
         log=log,
     )
-    sink = KafkaSink(access, prefix=part.topic_prefix, largest_bytes=part.topic_max_message_bytes, log=log)
-    lifecycle, _ = _worker(config, source, sink, default_source, of, Metrics(version=__version__), log)
+    relay = config.worker.relay_long and not long
+    sink = KafkaSink(
+        access,
+        prefix=part.topic_prefix,
+        topics=(*OUTPUTS, LONG_TOPIC) if relay else OUTPUTS,
+        largest_bytes=part.topic_max_message_bytes,
+        log=log,
+    )
+    metrics = Metrics(version=__version__)
+    lifecycle, _ = _worker(
+        config, source, sink, default_source, of, metrics, log, relay_long=relay, lane="long" if long else "main"
+    )
     return lifecycle
 
 
@@ -325,18 +337,22 @@ def _worker(
     of: Store,
     metrics: Metrics,
     log: Logger,
+    *,
+    relay_long: bool = False,
+    lane: Literal["main", "long"] = "main",
 ) -> tuple[Lifecycle, Judging]:
     clock = SystemClock()
     parts = judging(config, of, metrics, log)
     delivery = Delivery(
         judge=parts.matcher,
-        emitter=Emitter(worker=config.worker.instance or gethostname(), versions=versions()),
+        emitter=Emitter(worker=config.worker.instance or gethostname(), versions=versions(), lane=lane),
         sink=sink,
         clock=clock,
         metrics=metrics,
         log=log,
         default_source=default_source,
         inline_bytes=config.limits.inline_bytes,
+        relay_long=relay_long,
     )
     limits = WorkerLimits(in_flight_items=config.worker.in_flight_items, in_flight_bytes=config.worker.in_flight_bytes)
     worker = Worker(

@@ -21,6 +21,9 @@ def work(
     ] = False,
     data: Annotated[Path | None, Parameter(help="folder of the embedded store; without it, it forgets all")] = None,
     allow_empty: Annotated[bool, Parameter(negative="", help="judge even where no set is active")] = False,
+    long: Annotated[
+        bool, Parameter(negative="", help="read the topic uploads.long, where worker.relay_long puts videos")
+    ] = False,
 ) -> int:
     """Take uploads from Kafka and answer each with a verdict, until SIGTERM or Ctrl-C.
 
@@ -29,27 +32,30 @@ def work(
     if data is not None and not embedded:
         raise Usage("--data needs --embedded")
     config = settings()
+    if long and embedded and not config.kafka.bootstrap:
+        raise Usage("--long needs kafka.bootstrap: the stream inside one process has one lane")
     if allow_empty:
         worker = config.worker.model_copy(update={"allow_empty": True})
         config = config.model_copy(update={"worker": worker})
     if not embedded:
-        return run(_work(config))
+        return run(_work(config, long))
     from hashweir import wiring
 
     with wiring.embedded(config, data) as own:
         say(f"embedded store at {own.store.url} (HASHWEIR_STORE__URL for `hashweir sets`)")
-        return run(_embedded(own))
+        return run(_embedded(own, long))
 
 
-async def _work(config: Config) -> int:
+async def _work(config: Config, long: bool) -> int:
     from hashweir import wiring
     from hashweir.logs import setup
 
     wiring.require(config, "kafka.bootstrap", "store.url")
-    return await (await wiring.kafka_worker(config, wiring.store(config), setup(config.logs.level))).run()
+    log = setup(config.logs.level)
+    return await (await wiring.kafka_worker(config, wiring.store(config), log, long=long)).run()
 
 
-async def _embedded(config: Config) -> int:
+async def _embedded(config: Config, long: bool) -> int:
     from hashweir import wiring
     from hashweir.logs import setup
     from hashweir.metrics import Metrics
@@ -58,7 +64,7 @@ async def _embedded(config: Config) -> int:
     await store.create(config.store.shards)
     log = setup(config.logs.level)
     if config.kafka.bootstrap:
-        return await (await wiring.kafka_worker(config, store, log)).run()
+        return await (await wiring.kafka_worker(config, store, log, long=long)).run()
     lifecycle, _ = wiring.memory_worker(config, wiring.memory_broker(), store, Metrics(), log)
     say("kafka.bootstrap is not configured: the stream is inside this process")
     return await lifecycle.run()

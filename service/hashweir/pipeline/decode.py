@@ -99,8 +99,8 @@ class Refusal:
 Decoded = Picture | Luma | Text | Document | Refusal
 
 
-class _OverLimit(Exception):
-    """The header promises more than the limits allow."""
+class OverLimit(Exception):
+    """A header promises more than the limits allow."""
 
 
 def decode(content: bytes, declared: str | None, limits: Limits, forms: Collection[FormGroup] = ()) -> Decoded:
@@ -115,10 +115,10 @@ def decode(content: bytes, declared: str | None, limits: Limits, forms: Collecti
         decoded = _document(content, limits)
     elif media_type in PILLOW_NAMES:
         decoded = _picture(content, media_type, limits, forms)
-    elif media_type == HEIC:
+    elif media_type == HEIC and HAVE_DECODER:
         decoded = _heic(content, limits)
-    elif media_type == AVIF:
-        decoded = Refusal(AVIF, "image", "unknown_content_type")
+    elif media_type in (AVIF, HEIC):
+        decoded = Refusal(media_type, "image", "unknown_content_type")
     if isinstance(decoded, Picture | Luma | Document):
         return decoded
     if declared is not None and declared.startswith("text/"):
@@ -138,7 +138,8 @@ def animation(content: bytes, limits: Limits) -> Iterator[tuple[float, float, Pi
     """The frames of an animated GIF, WebP, PNG or AVIF as a viewer sees them: (time, length in seconds, pixels).
 
     The first frame included; all of them, or of more than `limits.animation_frames` every second, third and so on.
-    Nothing for a still picture. Ends in silence where the file is cut short.
+    Nothing for a still picture. Ends in silence where the file is cut short. Raises OverLimit where a later frame is
+    larger than what is decoded.
     """
     media_type = sniff(content)
     if media_type not in _ANIMATED or media_type not in PILLOW_NAMES:
@@ -153,12 +154,15 @@ def animation(content: bytes, limits: Limits) -> Iterator[tuple[float, float, Pi
                 time_s = 0.0
                 for number in range(count if count > 1 else 0):
                     image.seek(number)
+                    _require_size(image.size, limits)  # a GIF's later frames may make it larger
                     image.load()  # a WebP tells the length of a frame only then
                     length_s = _frame_s(image)
                     if number % step == 0:
                         yield time_s, length_s, _rgb(image)
                     time_s += length_s
-        except (_OverLimit, *_CODEC_ERRORS) as error:
+        except Image.DecompressionBombError as error:
+            raise OverLimit from error
+        except _CODEC_ERRORS as error:
             if "memory" in str(error):
                 raise MemoryError(str(error)) from error
 
@@ -190,7 +194,7 @@ def _picture(content: bytes, media_type: str, limits: Limits, forms: Collection[
     for truncated in (False, True):
         try:
             found = _pixels(content, media_type, limits, forms, lenient=truncated)
-        except _OverLimit:
+        except OverLimit:
             return Refusal(media_type, "image", "too_many_pixels")
         except _CODEC_ERRORS as error:
             if "memory" in str(error):  # Pillow's codecs report it as an OSError
@@ -228,20 +232,16 @@ def _pixels(
                 other = misread(image) if "threatexchange" in forms else None
                 return Picture(media_type, rgb, lenient, turn, other)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise _OverLimit from error
+            raise OverLimit from error
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 def _heic(content: bytes, limits: Limits) -> Picture | Refusal:
-    if not HAVE_DECODER:
-        return Refusal(HEIC, "image", "unknown_content_type")
     try:
         rgb, damaged, turn = heic(content, lambda size: _require_size(size, limits), limits)
-    except _OverLimit:
-        return Refusal(HEIC, "image", "too_many_pixels")
-    except _CODEC_ERRORS:
-        return Refusal(HEIC, "image", "undecodable")
+    except (OverLimit, *_CODEC_ERRORS) as error:
+        return Refusal(HEIC, "image", "too_many_pixels" if isinstance(error, OverLimit) else "undecodable")
     return Picture(HEIC, rgb, damaged, turn)
 
 
@@ -250,7 +250,7 @@ def _require_size(size: tuple[int, int], limits: Limits) -> None:
     pixels = short * long
     strip = long > limits.ratio * short and pixels > limits.ratio_free_pixels
     if pixels > limits.pixels or long > limits.side or strip:
-        raise _OverLimit
+        raise OverLimit
 
 
 def _webp_size(content: bytes) -> tuple[int, int] | None:

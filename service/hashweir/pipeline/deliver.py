@@ -16,7 +16,7 @@ from hashweir.logs import Logger
 from hashweir.metrics import Metrics
 from hashweir.model import Judged, Message, Record, Upload
 from hashweir.pipeline import ingest
-from hashweir.pipeline.emit import Emitter, dead_letter_reason
+from hashweir.pipeline.emit import FIRST_SEEN, LONG_TOPIC, Emitter, dead_letter_reason
 from hashweir.pipeline.match import USABLE
 from hashweir.pipeline.retry import Again, Brake, Breaker, RetryPolicy, StopPartition
 from hashweir.ports import Clock, Known, Sink, View
@@ -71,14 +71,19 @@ class Delivery:
         log: Logger,
         default_source: str,
         inline_bytes: int = 1024 * 1024,
+        relay_long: bool = False,
         retry: RetryPolicy | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`default_source` stands in for a missing `ce_source`: `kafka:<cluster id>`. `jitter` gives 0-1."""
+        """`default_source` stands in for a missing `ce_source`: `kafka:<cluster id>`. `jitter` gives 0-1.
+
+        `relay_long`: what takes long is not judged here but handed on to the long topic.
+        """
         self._judge, self._emitter, self._sink = judge, emitter, sink
         self._clock, self._metrics, self._log = clock, metrics, log
         self._default_source = default_source
         self._inline_bytes = inline_bytes
+        self._relay_long = relay_long
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
         self._sink_breaker = Breaker()
@@ -88,7 +93,7 @@ class Delivery:
         return self._sink_breaker.is_open(self._clock.monotonic())
 
     async def deliver(self, record: Record, brake: Brake, ours: Callable[[], bool]) -> bool:
-        """Whether the record's verdict is acked. False: it is not done, and comes again some day.
+        """Whether the record's verdict, or its relay, is acked. False: it is not done, and comes again some day.
 
         Gives up without a verdict when `ours()` turns false (another worker has the partition), and where the
         `brake` of its partition has stopped and this upload is one more of those that stopped it.
@@ -101,10 +106,17 @@ class Delivery:
             return False
 
     async def _deliver(self, record: Record, brake: Brake, ours: Callable[[], bool]) -> bool:
-        found = await self._judge_one(record, brake, ours)
-        if found is None:
+        began = self._clock.monotonic()
+        upload, refusal = self._read(record)
+        self._metrics.observe_stages({"ingest": self._clock.monotonic() - began})
+        if self._relay_long and refusal is None and takes_long(upload):
+            if not await self._publish(record, [self._emitter.relayed(upload, record)], ours):
+                return False
+            self._metrics.relayed.inc()
+            return True
+        judged = await self._judge_one(record, upload, refusal, brake, ours)
+        if judged is None:
             return False
-        judged, upload = found
         letter = dead_letter_reason(judged)
         reasons = (judged.verdict.reason, judged.failure, letter)
         fault = any(one in REASONS and REASONS[one].klass == "fault" for one in reasons if one)
@@ -114,22 +126,22 @@ class Delivery:
                 self._say_stopped(record, brake)
             if fault or letter:
                 return False
-        began = self._clock.monotonic()
+        judged_at = self._clock.monotonic()
         if not await self._publish(record, self._emitter.messages(judged, upload, record), ours):
             return False
-        self._count(judged, record, letter, self._clock.monotonic() - began)
+        self._count(judged, record, letter, self._clock.monotonic() - judged_at)
         return True
 
-    async def _judge_one(self, record: Record, brake: Brake, ours: Callable[[], bool]) -> tuple[Judged, Upload] | None:
+    async def _judge_one(
+        self, record: Record, upload: Upload, refusal: str | None, brake: Brake, ours: Callable[[], bool]
+    ) -> Judged | None:
         began, attempt = self._clock.monotonic(), 0
-        upload, refusal = self._read(record)
-        self._metrics.observe_stages({"ingest": self._clock.monotonic() - began})
         while ours():
             attempt += 1
             try:
                 if refusal is None:
-                    return await self._judge.match(upload), upload
-                return await self._judge.refuse(upload, refusal), upload
+                    return await self._judge.match(upload)
+                return await self._judge.refuse(upload, refusal)
             except Exception as error:  # noqa: BLE001 - one upload's error ends at that upload
                 reason = error.reason if isinstance(error, HashweirError) else "internal_error"
                 self._log.error(
@@ -178,7 +190,7 @@ class Delivery:
     def _count(self, judged: Judged, record: Record, letter: str | None, publish_s: float) -> None:
         verdict = judged.verdict
         self._metrics.observe_stages({**judged.timings, "publish": publish_s})
-        self._metrics.end_to_end.observe(max(0.0, (self._clock.now_ms() - record.timestamp_ms) / 1000))
+        self._metrics.end_to_end.observe(max(0.0, (self._clock.now_ms() - _first_ms(record)) / 1000))
         self._metrics.count_judged(
             media=verdict.media_class,
             outcome=verdict.outcome,
@@ -205,6 +217,22 @@ class Delivery:
             faults=brake.faults,
             in_a_row=brake.in_a_row,
         )
+
+
+def takes_long(upload: Upload) -> bool:
+    """Whether an upload is one of those that may take minutes and can be handed on in few bytes.
+
+    The declared type decides, for nothing is fetched yet; a video that is declared otherwise takes its time in place.
+    """
+    return upload.uri is not None and (upload.media_type or "").startswith("video/")
+
+
+def _first_ms(record: Record) -> int:
+    """When the upload's first record was written: its own, or that of the one that it was relayed from."""
+    if not record.topic.endswith(LONG_TOPIC):
+        return record.timestamp_ms
+    said = next((value for name, value in reversed(record.headers) if name == FIRST_SEEN), b"")
+    return int(said) if said.isdigit() and len(said) < 16 else record.timestamp_ms
 
 
 def _where(record: Record) -> dict[str, object]:

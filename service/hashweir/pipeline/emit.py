@@ -6,21 +6,34 @@ What may differ from one run to the next (times, attempts, worker) travels in he
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import msgspec
 
 from hashweir.errors import REASONS
 from hashweir.model import DeadLetter, Judged, Message, Record, Upload
 
+LONG_TOPIC = "uploads.long"
+"""Where uploads go whose work may take a minute and more, by reference."""
+FIRST_SEEN = "first_ms"
+"""Header of a relayed upload: when its first record was written, in milliseconds since 1970."""
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Emitter:
     """Makes the records of one worker. `versions` are those of hashweir and of the libraries that decode and hash."""
 
-    def __init__(self, *, worker: str, versions: dict[str, str], via: str = "live") -> None:
+    def __init__(
+        self, *, worker: str, versions: dict[str, str], via: str = "live", lane: Literal["main", "long"] = "main"
+    ) -> None:
+        """`lane` says from which of the two topics of uploads this worker reads."""
         self._versions = versions
-        self._fixed = (("worker", worker.encode()), ("versions", _encode(versions)), ("via", via.encode()))
+        self._fixed = (
+            ("worker", worker.encode()),
+            ("versions", _encode(versions)),
+            ("via", via.encode()),
+            ("lane", lane.encode()),
+        )
 
     def messages(self, judged: Judged, upload: Upload, record: Record) -> list[Message]:
         """The verdict, a match where an active set hit, a dead letter where the content is beyond use."""
@@ -33,6 +46,16 @@ class Emitter:
         if reason is not None:
             out.append(self._message("dead-letters", key, self._letter(reason, judged, record), judged, upload))
         return out
+
+    def relayed(self, upload: Upload, record: Record) -> Message:
+        """The upload once more, for the long topic: as it came, under the identity that its first record gave it."""
+        own = (
+            ("ce_id", upload.id.encode()),
+            ("ce_source", upload.source.encode()),
+            (FIRST_SEEN, str(record.timestamp_ms).encode()),
+        )
+        # Of headers with one name, the last counts: these.
+        return Message(topic=LONG_TOPIC, key=upload.id.encode(), value=record.value, headers=(*record.headers, *own))
 
     def _letter(self, reason: str, judged: Judged, record: Record) -> bytes:
         letter = DeadLetter(

@@ -15,7 +15,7 @@ from PIL import Image
 from hashweir.hashing import exact, pdq
 from hashweir.hashing.video import Frame, condense
 from hashweir.model import KINDS_OF, Fingerprint, Footage, FormGroup, Kind, Limits, MediaClass, Scan
-from hashweir.pipeline.decode import PILLOW_NAMES, Document, Picture, Refusal, Text, animation, decode
+from hashweir.pipeline.decode import PILLOW_NAMES, Document, OverLimit, Picture, Refusal, Text, animation, decode
 from hashweir.pipeline.decode_heif import SAMPLES
 from hashweir.pipeline.decode_video import sample, warm_up
 from hashweir.pipeline.decode_views import Luma
@@ -228,13 +228,16 @@ def _video(content: bytes, media_type: str, declared: str | None, limits: Limits
 def _animation(content: bytes, limits: Limits, started: float) -> tuple[tuple[Fingerprint, ...], Footage | None]:
     """Every frame of an animation besides the picture that its first frame is; nothing of a still picture."""
     frames: list[Frame] = []
-    end, in_time = 0.0, True
-    for time_s, length_s, rgb in animation(content, limits):
-        frames.append(Frame(time_s, *pdq.fingerprint(rgb)))
-        end = time_s + length_s
-        if time.perf_counter() - started > limits.animation_budget_s:
-            in_time = False
-            break
+    end, all_seen = 0.0, True
+    try:
+        for time_s, length_s, rgb in animation(content, limits):
+            frames.append(Frame(time_s, *pdq.fingerprint(rgb)))
+            end = time_s + length_s
+            if time.perf_counter() - started > limits.animation_budget_s:
+                all_seen = False
+                break
+    except OverLimit:
+        all_seen = False
     if not frames:
         return (), None
     footage = Footage(
@@ -242,7 +245,7 @@ def _animation(content: bytes, limits: Limits, started: float) -> tuple[tuple[Fi
         frames=len(frames),
         every_s=round(end / len(frames), 3),
         # How much is left is not known without looking: less than all of it was checked.
-        share_checked=1.0 if in_time else round(len(frames) / (limits.animation_frames + 1), 4),
+        share_checked=1.0 if all_seen else round(len(frames) / (limits.animation_frames + 1), 4),
     )
     return fingerprint_frames(condense(frames)), footage
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import warnings
 import zlib
 from io import BytesIO
@@ -14,6 +15,7 @@ from PIL import Image, ImageFile
 
 from hashweir.model import Limits
 from hashweir.pipeline.decode import Picture, Refusal, Text, decode
+from hashweir.pipeline.scan import scan
 from hashweir.pipeline.sniff import sniff
 from tests.pictures import FORMATS, chunk, damaged, encode, giant_claims, one_bit_bomb, photo, photos, png
 
@@ -104,6 +106,18 @@ def test_exif_orientation_is_ignored() -> None:
     exif[0x0112] = 6
     plain, turned = encode(photo(), "JPEG"), encode(photo(), "JPEG", exif=exif)
     assert np.array_equal(pixels(plain), pixels(turned))
+
+
+@pytest.mark.parametrize("side", [9_000, 60_000])
+def test_a_later_frame_that_is_far_larger_is_not_decoded(side: int) -> None:
+    """A GIF grows with its frames: what the first one promises is not all that has to be judged."""
+    frames = [photo(name, (64, 64)) for name in ("astronaut.png", "coffee.png", "chelsea.png")]
+    content = bytearray(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    at = content.find(b"\x2c" + struct.pack("<HHHH", 0, 0, 64, 64), content.find(b"\x2c\0\0\0\0") + 1)
+    content[at + 5 : at + 9] = struct.pack("<HH", side, side)
+    assert pixels(bytes(content)).shape == (64, 64, 3)
+    found = scan(bytes(content), None, LIMITS)
+    assert (found.checked["pdq"], len([one for one in found.fingerprints if one.time_s is not None])) == ("partial", 1)
 
 
 @pytest.mark.parametrize("format_name", ["GIF", "WEBP", "PNG"])
