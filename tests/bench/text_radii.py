@@ -23,6 +23,7 @@ import numpy as np
 import tlsh
 
 from hashweir.hashing.text import normal_form, one_byte_per_character
+from hashweir.pipeline.fingerprint import MOSTLY
 
 SIZES = (100, 300, 1_000, 3_000, 10_000, 30_000)
 """Lengths of the hashed form: characters of the normal form, bytes of the raw one."""
@@ -290,7 +291,7 @@ def main() -> None:
 def shown(corpora: dict[str, str], rows: list[dict[str, Any]], seed: int) -> str:
     """The table as JSON."""
     mostly_ascii = {
-        name for name, text in corpora.items() if sum(one < "\x80" for one in text) >= 0.8 * len(text.encode())
+        name for name, text in corpora.items() if sum(one < "\x80" for one in text) >= MOSTLY * len(text.encode())
     }
     table = {
         "measured": datetime.datetime.now(datetime.UTC).date().isoformat(),
