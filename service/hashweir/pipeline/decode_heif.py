@@ -42,7 +42,8 @@ def heic(
     """The primary picture of a HEIC: pixels, whether some of them are made up, and the turn that makes it upright.
 
     The pixels (height x width x 3, uint8, RGB) are those that are stored; what the file says is cut off. Before any is
-    decoded, `require_size` is asked about (width, height) and raises what it will. Raises ValueError, MemoryError.
+    decoded, `require_size` is asked about (width, height) and raises what it will. Raises ValueError, LookupError,
+    ArithmeticError and MemoryError.
     """
     still = read(content)
     require_size((still.width, still.height))

@@ -1,7 +1,6 @@
 """A HEIC file's boxes: which coded pictures its primary picture is made of, where they lie, how it is to be seen.
 
-Nothing is decoded here. Boxes as in ISO/IEC 14496-12 (8.11) and 23008-12 (6.5, 6.6); a file that is otherwise is
-refused with a ValueError.
+Nothing is decoded here. Boxes as in ISO/IEC 14496-12 (8.11) and 23008-12 (6.5, 6.6).
 """
 
 from __future__ import annotations
@@ -17,6 +16,9 @@ import numpy.typing as npt
 
 from hashweir.model import Turn
 
+_MOST: Final = 2_000
+"""Boxes in one, items, extents, tiles: twice what libheif takes. Some of them take no room in a file."""
+_MOST_CONFIG: Final = 2**16
 _CORNERS: Final = np.arange(4).reshape(2, 2)
 _TURNS: Final[Mapping[tuple[int, ...], Turn]] = MappingProxyType(
     {
@@ -73,6 +75,10 @@ class _Fields:
             raise ValueError("a box ends before its fields do")
         return bytes(self._body[self._at - size : self._at])
 
+    def count(self, size: int) -> int:
+        """How many of something follow. Raises ValueError where nobody needs so many."""
+        return _few(self.number(size))
+
     def version(self) -> int:
         """The version of a full box, its flags passed over."""
         return self.number(4) >> 24
@@ -98,7 +104,7 @@ class _Item:
 
 
 def read(content: bytes | bytearray) -> Still:
-    """The primary picture of a file. Raises ValueError."""
+    """The primary picture of a file. Raises ValueError, LookupError or ArithmeticError for what is none."""
     whole = memoryview(content)
     meta = _only(_boxes(whole, lenient=True), b"meta")[4:]
     parts = dict(_boxes(meta))
@@ -120,14 +126,22 @@ def read(content: bytes | bytearray) -> Still:
             raise ValueError(f"{len(pieces)} tiles for {rows} x {columns}")
     if any(one.kind not in (b"hvc1", b"hev1") for one in pieces):
         raise ValueError("not compressed by HEVC")
-    coded = tuple(Coded(bytes(one.property(b"hvcC")), _data(one, whole, idat)) for one in pieces)
+    coded: list[Coded] = []
+    left = len(content)
+    for one in pieces:
+        config, data = one.property(b"hvcC"), _data(one, whole, idat)
+        left -= len(data or b"")
+        if left < 0 or len(config) > _MOST_CONFIG:
+            raise ValueError("tiles that share their bytes")
+        coded.append(Coded(bytes(config), data))
     crop, turn = _seen(item, width, height)
-    return Still(width, height, rows, columns, item.kind == b"grid", coded, crop, turn)
+    return Still(width, height, rows, columns, item.kind == b"grid", tuple(coded), crop, turn)
 
 
 def _boxes(body: memoryview, *, lenient: bool = False) -> Iterator[tuple[bytes, memoryview]]:
-    at = 0
+    at = number = 0
     while at + 8 <= len(body):
+        number = _few(number + 1)
         head, size = 8, int.from_bytes(body[at : at + 4], "big")
         if size == 1:
             head, size = 16, int.from_bytes(body[at + 8 : at + 16], "big")
@@ -137,6 +151,12 @@ def _boxes(body: memoryview, *, lenient: bool = False) -> Iterator[tuple[bytes, 
             raise ValueError("a box of an impossible size")
         yield bytes(body[at + 4 : at + 8]), body[at + head : at + size]
         at += size
+
+
+def _few(count: int) -> int:
+    if count > _MOST:
+        raise ValueError(f"{count} of something")
+    return count
 
 
 def _only(boxes: Iterator[tuple[bytes, memoryview]], name: bytes) -> memoryview:
@@ -165,7 +185,7 @@ def _items(parts: Mapping[bytes, memoryview]) -> dict[int, _Item]:
             one = _Fields(entry)
             number = one.number(size)
             if name == b"dimg":
-                items[number].made_of = [one.number(size) for _ in range(one.number(2))]
+                items[number].made_of = [one.number(size) for _ in range(one.count(2))]
     _associate(dict(_boxes(parts.get(b"iprp", memoryview(b"")))), items)
     return dict(items)
 
@@ -174,12 +194,14 @@ def _locate(fields: _Fields, items: defaultdict[int, _Item]) -> None:
     version = fields.version()
     sizes = fields.number(2)
     of_offset, of_length, of_base, of_index = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15, sizes & 15
-    for _ in range(fields.number(2 if version < 2 else 4)):
+    extents = 0
+    for _ in range(fields.count(2 if version < 2 else 4)):
         number = fields.number(2 if version < 2 else 4)
         where = fields.number(2) & 15 if version else 0
         fields.number(2)
         base = fields.number(of_base)
         for _ in range(fields.number(2)):
+            extents = _few(extents + 1)
             fields.number(of_index if version else 0)
             items[number].extents.append((where, base + fields.number(of_offset), fields.number(of_length)))
 
@@ -188,7 +210,7 @@ def _associate(parts: Mapping[bytes, memoryview], items: defaultdict[int, _Item]
     properties = list(_boxes(parts.get(b"ipco", memoryview(b""))))
     fields = _Fields(parts.get(b"ipma", memoryview(bytes(8))))
     wide = fields.number(4)
-    for _ in range(fields.number(4)):
+    for _ in range(fields.count(4)):
         item = items[fields.number(2 if wide >> 24 == 0 else 4)]
         for _ in range(fields.number(1)):
             place = fields.number(2) & 0x7FFF if wide & 1 else fields.number(1) & 0x7F
@@ -199,7 +221,7 @@ def _associate(parts: Mapping[bytes, memoryview], items: defaultdict[int, _Item]
 
 
 def _data(item: _Item, whole: memoryview, idat: memoryview) -> bytes | None:
-    pieces = []
+    pieces: list[memoryview] = []
     for where, offset, length in item.extents:
         if where > 1:
             raise ValueError("a picture inside of another")
@@ -207,6 +229,8 @@ def _data(item: _Item, whole: memoryview, idat: memoryview) -> bytes | None:
         if offset + length > len(source):
             return None
         pieces.append(source[offset : offset + length] if length else source[offset:])
+        if sum(map(len, pieces)) > len(whole):
+            raise ValueError("extents in one another")
     return b"".join(pieces)
 
 

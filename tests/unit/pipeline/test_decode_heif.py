@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from io import BytesIO
 from typing import Any
 
@@ -18,6 +19,7 @@ from hashweir.model import Limits
 from hashweir.pipeline import decode as decoding
 from hashweir.pipeline.decode import Picture, Refusal, decode
 from hashweir.pipeline.decode_heif import SAMPLES
+from hashweir.pipeline.heif_file import read
 from hashweir.pipeline.scan import scan
 from hashweir.pipeline.sniff import sniff
 from tests.pictures import encode, photo
@@ -189,6 +191,58 @@ def test_a_decoder_that_needs_a_whole_configuration_does_not_take_the_next_ones(
     whole = pixels(content)
     assert reason(content.replace(b"hvcC", b"hvcD")) == "undecodable"
     assert np.array_equal(pixels(content), whole)
+
+
+def box(name: bytes, *parts: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + sum(map(len, parts)), name) + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [box(b"iloc", struct.pack(">IHI", 2 << 24, 0, 60_000), struct.pack(">IHHH", 1, 0, 0, 65_535) * 60_000)],
+        [box(b"iloc", struct.pack(">IHH", 0, 0, 1), struct.pack(">HHH", 1, 0, 65_535))],
+        [box(b"free")] * 100_000,
+        [box(b"iref", bytes(4), *[box(b"dimg", struct.pack(">HH", 1, 65_535), bytes(131_070))] * 9)],
+        [box(b"iprp", box(b"ipma", struct.pack(">II", 0, 10**6), b"\0\1\0" * 10**6))],
+        [box(b"iprp", box(b"ipco", box(b"clap", struct.pack(">8I", *[1, 0] * 4)), box(b"irot")))],
+    ],
+    ids=["items", "extents", "boxes", "tiles", "associations", "fields"],
+)
+def test_counts_that_take_no_room_cost_no_time(parts: list[bytes]) -> None:
+    started = time.process_time()
+    assert reason(box(b"ftyp", b"heic", bytes(4)) + box(b"meta", bytes(4), *parts)) == "undecodable"
+    assert time.process_time() - started < 5  # an unbounded one takes minutes
+
+
+def test_tiles_that_share_their_bytes_are_refused() -> None:
+    """A megabyte of which every one of a thousand tiles is all would be a thousand megabytes in memory."""
+    heads = (
+        box(b"pitm", struct.pack(">IH", 0, 1)),
+        box(
+            b"iinf",
+            struct.pack(">IH", 0, 2),
+            *(box(b"infe", struct.pack(">IHH4s", 2 << 24, n, 0, kind)) for n, kind in ((1, b"grid"), (2, b"hvc1"))),
+        ),
+        box(b"iref", bytes(4), box(b"dimg", struct.pack(">HH", 1, 1000), struct.pack(">H", 2) * 1000)),
+    )
+    located = struct.pack(">IHH", 1 << 24, 0x4400, 2)
+    located += struct.pack(">HHHHII", 1, 1, 0, 1, 0, 8) + struct.pack(">HHHHII", 2, 0, 0, 1, 0, 0)
+    sizes = box(b"ispe", struct.pack(">III", 0, 4000, 2500))
+    parts = [
+        *heads,
+        box(b"iloc", located),
+        box(b"idat", struct.pack(">BBBBHH", 0, 0, 24, 39, 4000, 2500)),
+        box(
+            b"iprp",
+            box(b"ipco", sizes, box(b"hvcC", bytes(30))),
+            box(b"ipma", struct.pack(">II", 0, 2), struct.pack(">HBB", 1, 1, 1), struct.pack(">HBB", 2, 1, 2)),
+        ),
+    ]
+    content = box(b"ftyp", b"heic", bytes(4)) + box(b"meta", bytes(4), *parts) + box(b"mdat", bytes(2**20))
+    with pytest.raises(ValueError, match="share their bytes"):
+        read(content)
+    assert reason(content) == "undecodable"
 
 
 def test_brands() -> None:

@@ -161,3 +161,9 @@ def test_a_prepared_function_keeps_its_limits() -> None:
 
 def test_the_usual_wrong_name_of_jpeg_is_no_mismatch() -> None:
     assert scan(photos()["rocket.jpg"], "image/jpg", LIMITS).notes == ()
+
+
+def test_a_text_is_mostly_ascii_from_85_in_a_hundred_bytes_on() -> None:
+    for letters, mostly in ((86, True), (84, False)):
+        text = "a" * letters + "я" * ((100 - letters) // 2)
+        assert ("mostly_ascii" in scan(text.encode(), "text/plain", Limits()).notes) == mostly
