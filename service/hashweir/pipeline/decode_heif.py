@@ -91,15 +91,15 @@ class _Decoder:
         try:
             frames = self._context.decode(av.Packet(coded.data)) + self._context.decode(None)
             self._context.flush_buffers()
+            if len(frames) != 1:
+                return None, False
+            rgb = frames[0].reformat(format="rgb24", threads=1).to_ndarray()
         except av.error.FFmpegError as error:
             self._config = None
             if isinstance(error, MemoryError):
                 raise MemoryError(str(error)) from error
             return None, False
-        if len(frames) != 1:
-            return None, False
-        rgb = frames[0].reformat(format="rgb24", threads=1).to_ndarray().astype(np.uint8, copy=False)
-        return rgb, not frames[0].is_corrupt
+        return rgb.astype(np.uint8, copy=False), not frames[0].is_corrupt
 
 
 _AVIF_SAMPLE: Final = (
