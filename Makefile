@@ -50,10 +50,12 @@ servers: .venv/.dev  ## Kafka's jars, a Redis and a Valkey for the tests
 	@$(BIN)/python -m tests.servers.kafka fetch >&2
 
 pins: .venv/.dev  ## compile requirements/*.txt again (ARGS=--upgrade takes newer versions)
-	@$(COMPILE) pyproject.toml requirements/dev.in --extra embedded --extra pdf --extra video -o requirements/dev.txt >/dev/null
+	@$(COMPILE) pyproject.toml requirements/dev.in --all-extras -o requirements/dev.txt >/dev/null
 	@$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/run.txt >/dev/null
 	@$(COMPILE) pyproject.toml --extra embedded --extra pdf --extra video -c requirements/dev.txt \
 		-o requirements/demo.txt >/dev/null
+	@$(COMPILE) pyproject.toml --extra pdf --extra tracing --extra video -c requirements/dev.txt \
+		-o requirements/image.txt >/dev/null
 	@$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt >/dev/null
 
 clean:  ## remove .venv, caches and build output

@@ -33,6 +33,7 @@ from hashweir.adapters.sandbox import ProcessSandbox
 from hashweir.adapters.sandbox_cache import ScanCache
 from hashweir.adapters.sandbox_fences import Fence, reached
 from hashweir.adapters.sandbox_lanes import Lanes
+from hashweir.adapters.tracing import otlp_tracer
 from hashweir.config import Config
 from hashweir.errors import ConfigError, Unreachable
 from hashweir.lifecycle import Health, HealthServer, Lifecycle, Parts
@@ -44,7 +45,7 @@ from hashweir.pipeline.emit import Emitter
 from hashweir.pipeline.match import USABLE, Matcher
 from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
-from hashweir.ports import MediaSource, Sandbox, Sink, SlotChange, Source, Standing, Store, View
+from hashweir.ports import MediaSource, Sandbox, Sink, SlotChange, Source, Standing, Store, Tracer, View
 from hashweir.shards.follow import Follower
 
 SCAN = "hashweir.pipeline.scan:prepare"
@@ -328,6 +329,7 @@ def _worker(
 ) -> tuple[Lifecycle, Judging]:
     clock = SystemClock()
     parts = judging(config, of, metrics, log)
+    tracing = tracer(config)
     delivery = Delivery(
         judge=parts.matcher,
         emitter=Emitter(worker=config.worker.instance or gethostname(), versions=versions()),
@@ -337,6 +339,7 @@ def _worker(
         log=log,
         default_source=default_source,
         inline_bytes=config.limits.inline_bytes,
+        tracer=tracing,
     )
     limits = WorkerLimits(in_flight_items=config.worker.in_flight_items, in_flight_bytes=config.worker.in_flight_bytes)
     worker = Worker(
@@ -353,12 +356,22 @@ def _worker(
             sink=sink,
             source=source,
             worker=worker,
+            tracer=tracing,
         ),
         clock=clock,
         log=log,
         drain_s=config.worker.drain_seconds,
     )
     return lifecycle, parts
+
+
+def tracer(config: Config) -> Tracer | None:
+    """Where spans go; None where they go nowhere. Raises ConfigError where the extra `tracing` is not installed."""
+    part = config.tracing
+    if not part.endpoint:
+        return None
+    instance = config.worker.instance or gethostname()
+    return otlp_tracer(part.endpoint, part.sample_ratio, config.kafka.group, instance, __version__)
 
 
 def memory_broker() -> Stream:

@@ -19,7 +19,7 @@ from hashweir.pipeline import ingest
 from hashweir.pipeline.emit import Emitter, dead_letter_reason
 from hashweir.pipeline.match import USABLE
 from hashweir.pipeline.retry import Again, Brake, Breaker, RetryPolicy, StopPartition
-from hashweir.ports import Clock, Known, Sink, View
+from hashweir.ports import Clock, Known, Sink, Trace, Tracer, View
 
 
 class Judge(Protocol):
@@ -73,6 +73,7 @@ class Delivery:
         inline_bytes: int = 1024 * 1024,
         retry: RetryPolicy | None = None,
         jitter: Callable[[], float] = random.random,
+        tracer: Tracer | None = None,
     ) -> None:
         """`default_source` stands in for a missing `ce_source`: `kafka:<cluster id>`. `jitter` gives 0-1."""
         self._judge, self._emitter, self._sink = judge, emitter, sink
@@ -81,6 +82,7 @@ class Delivery:
         self._inline_bytes = inline_bytes
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
+        self._tracer = tracer
         self._sink_breaker = Breaker()
 
     def sink_is_out(self) -> bool:
@@ -93,18 +95,25 @@ class Delivery:
         Gives up without a verdict when `ours()` turns false (another worker has the partition), and where the
         `brake` of its partition has stopped and this upload is one more of those that stopped it.
         """
+        trace = self._tracer.begin(record) if self._tracer else None
+        done = False
         try:
-            return await self._deliver(record, brake, ours)
+            done = await self._deliver(trace.record if trace else record, brake, ours, trace)
         except Exception as error:  # noqa: BLE001 - whatever it is, the partition must not go past this upload
             self._log.error("match.failed", **_where(record), error=error, exc_info=error)
             self._stop(record, brake)
-            return False
+        finally:
+            if trace:
+                trace.end(acked=done)
+        return done
 
-    async def _deliver(self, record: Record, brake: Brake, ours: Callable[[], bool]) -> bool:
+    async def _deliver(self, record: Record, brake: Brake, ours: Callable[[], bool], trace: Trace | None) -> bool:
         found = await self._judge_one(record, brake, ours)
         if found is None:
             return False
         judged, upload = found
+        if trace:
+            trace.judged(judged)
         letter = dead_letter_reason(judged)
         reasons = (judged.verdict.reason, judged.failure, letter)
         fault = any(one in REASONS and REASONS[one].klass == "fault" for one in reasons if one)
