@@ -83,7 +83,7 @@ def test_every_object_fits_its_schema(name: str) -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_each_component_works_alone(component: str, tmp_path: Path) -> None:
+def test_each_component_works_alone(component: str) -> None:
     """Over the base and nothing else it builds, and what it makes is valid."""
     overlay = {
         "resources": ["../../deploy/kubernetes/base"],

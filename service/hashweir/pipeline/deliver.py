@@ -95,9 +95,9 @@ class Delivery:
         Gives up without a verdict when `ours()` turns false (another worker has the partition), and where the
         `brake` of its partition has stopped and this upload is one more of those that stopped it.
         """
-        trace = self._tracer.begin(record) if self._tracer else None
-        done = False
+        trace, done = None, False
         try:
+            trace = self._tracer.begin(record) if self._tracer else None
             done = await self._deliver(trace.record if trace else record, brake, ours, trace)
         except Exception as error:  # noqa: BLE001 - whatever it is, the partition must not go past this upload
             self._log.error("match.failed", **_where(record), error=error, exc_info=error)

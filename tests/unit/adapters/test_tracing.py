@@ -18,8 +18,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
+from hashweir import wiring
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink
 from hashweir.adapters.tracing import SEND_S, SpanTracer, otlp_tracer
+from hashweir.config import Config, Tracing, load
 from hashweir.errors import ConfigError
 from hashweir.logs import quiet
 from hashweir.metrics import Metrics
@@ -243,6 +245,23 @@ async def test_a_collector_that_is_away_holds_nothing_up() -> None:
         began = time.monotonic()
         tracer.stop()
         assert time.monotonic() - began < SEND_S + 5
+
+
+def test_only_a_configured_endpoint_makes_a_tracer() -> None:
+    """Installed is not asked for."""
+    assert wiring.tracer(Config()) is None
+    made = wiring.tracer(Config(tracing=Tracing(endpoint="http://127.0.0.1:4318/v1/traces")))
+    assert made is not None
+    made.stop()
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4318", "grpc://collector:4317", "http://user:s3cret@collector:4318"])
+def test_an_endpoint_that_is_none_is_refused(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start, and without repeating what may be a password."""
+    monkeypatch.setenv("HASHWEIR_TRACING__ENDPOINT", endpoint)
+    with pytest.raises(ConfigError, match="HASHWEIR_TRACING__ENDPOINT") as raised:
+        load()
+    assert "s3cret" not in str(raised.value)
 
 
 def test_without_the_extra_the_configuration_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
