@@ -328,8 +328,8 @@ def _worker(
     log: Logger,
 ) -> tuple[Lifecycle, Judging]:
     clock = SystemClock()
-    parts = judging(config, of, metrics, log)
     tracing = tracer(config)
+    parts = judging(config, of, metrics, log)
     delivery = Delivery(
         judge=parts.matcher,
         emitter=Emitter(worker=config.worker.instance or gethostname(), versions=versions()),
@@ -337,9 +337,9 @@ def _worker(
         clock=clock,
         metrics=metrics,
         log=log,
+        tracer=tracing,
         default_source=default_source,
         inline_bytes=config.limits.inline_bytes,
-        tracer=tracing,
     )
     limits = WorkerLimits(in_flight_items=config.worker.in_flight_items, in_flight_bytes=config.worker.in_flight_bytes)
     worker = Worker(

@@ -69,20 +69,20 @@ class Delivery:
         clock: Clock,
         metrics: Metrics,
         log: Logger,
+        tracer: Tracer | None = None,
         default_source: str,
         inline_bytes: int = 1024 * 1024,
         retry: RetryPolicy | None = None,
         jitter: Callable[[], float] = random.random,
-        tracer: Tracer | None = None,
     ) -> None:
         """`default_source` stands in for a missing `ce_source`: `kafka:<cluster id>`. `jitter` gives 0-1."""
         self._judge, self._emitter, self._sink = judge, emitter, sink
         self._clock, self._metrics, self._log = clock, metrics, log
+        self._tracer = tracer
         self._default_source = default_source
         self._inline_bytes = inline_bytes
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
-        self._tracer = tracer
         self._sink_breaker = Breaker()
 
     def sink_is_out(self) -> bool:
@@ -111,9 +111,9 @@ class Delivery:
         found = await self._judge_one(record, brake, ours)
         if found is None:
             return False
-        judged, upload = found
         if trace:
-            trace.judged(judged)
+            trace.judged(found[0])
+        judged, upload = found
         letter = dead_letter_reason(judged)
         reasons = (judged.verdict.reason, judged.failure, letter)
         fault = any(one in REASONS and REASONS[one].klass == "fault" for one in reasons if one)
