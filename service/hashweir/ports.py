@@ -409,7 +409,7 @@ class Trace(Protocol):
 
 
 class Tracer(Protocol):
-    """Where spans go."""
+    """Where spans go. One implementation, over any span processor: tests give it one that keeps spans in memory."""
 
     def begin(self, record: Record) -> Trace:
         """The span of an upload, below the one that its `traceparent` names where that is well-formed. Never waits."""
