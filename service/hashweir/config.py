@@ -180,6 +180,19 @@ class Metrics(Section):
     port: Port = Field(default=9464, description="their port; 0: any free one")
 
 
+class Tracing(Section):
+    """Spans of uploads, for an OpenTelemetry collector; needs the extra `tracing`."""
+
+    endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[^@\s]+)?$",  # shown and logged, so no password may stand in it
+        description="OTLP over HTTP, such as http://localhost:4318/v1/traces; empty: no spans",
+    )
+    sample_ratio: float = Field(
+        default=0.01, ge=0, le=1, description="share that is sampled of uploads that came without `traceparent`"
+    )
+
+
 class Sets(Section):
     """Management of sets."""
 
@@ -227,6 +240,7 @@ class Config(BaseSettings):
     media: Media = Media()
     index: Index = Index()
     metrics: Metrics = Metrics()
+    tracing: Tracing = Tracing()
     sets: Sets = Sets()
     logs: Logs = Logs()
 

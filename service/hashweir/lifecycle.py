@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from hashweir.errors import ConfigError, HashweirError, Unreachable
 from hashweir.logs import Logger
 from hashweir.pipeline.worker import Worker
-from hashweir.ports import Clock, Sandbox, Sink, Source, Store
+from hashweir.ports import Clock, Sandbox, Sink, Source, Store, Tracer
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 4
 EXIT_STUCK = 70
@@ -142,6 +142,7 @@ class Parts:
     sink: Sink | None = None
     source: Source | None = None
     worker: Worker | None = None
+    tracer: Tracer | None = None
 
 
 class Lifecycle:
@@ -254,6 +255,8 @@ class Lifecycle:
             await self._step("close_store", parts.store.close(), until)
         if parts.sandbox:
             await self._step("stop_scan", parts.sandbox.stop(), until)
+        if parts.tracer:
+            await self._step("flush_spans", asyncio.to_thread(parts.tracer.stop), until)
         if parts.server:
             # Last, so that the drain itself can be watched.
             await self._step("stop_metrics", asyncio.to_thread(parts.server.stop), until)

@@ -204,6 +204,7 @@ class Upload(Value, frozen=True, kw_only=True):
     account: str | None = None
     surface: Surface | None = None
     traceparent: str | None = None
+    tracestate: str | None = None
     notes: tuple[str, ...] = ()
 
 

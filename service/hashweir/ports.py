@@ -14,7 +14,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from hashweir.errors import HashweirError
-from hashweir.model import Batch, Entry, Form, FormGroup, Kind, Message, Record, Scan, Set, Upload
+from hashweir.model import Batch, Entry, Form, FormGroup, Judged, Kind, Message, Record, Scan, Set, Upload
 
 # ── time ──
 
@@ -390,3 +390,29 @@ class Sandbox(Protocol):
 
     async def stop(self) -> None:
         """End all scan processes, by id, within a bounded time."""
+
+
+# ── traces ──
+
+
+class Trace(Protocol):
+    """The span of one upload, from its record's arrival to the ack of its verdict."""
+
+    record: Record
+    """The upload's record with this span in its `traceparent`, so that what it leads to names it as parent."""
+
+    def judged(self, judged: Judged) -> None:
+        """There is a verdict, of this moment."""
+
+    def end(self, *, acked: bool) -> None:
+        """Nothing more comes: all that was to be sent is acked, or the upload is not done and comes again."""
+
+
+class Tracer(Protocol):
+    """Where spans go. One implementation, over any span processor: tests give it one that keeps spans in memory."""
+
+    def begin(self, record: Record) -> Trace:
+        """The span of an upload, below the one that its `traceparent` names where that is well-formed. Never waits."""
+
+    def stop(self) -> None:
+        """Send what is left, for at most a few seconds. Blocks."""

@@ -33,6 +33,7 @@ from hashweir.adapters.sandbox import ProcessSandbox
 from hashweir.adapters.sandbox_cache import ScanCache
 from hashweir.adapters.sandbox_fences import Fence, reached
 from hashweir.adapters.sandbox_lanes import Lanes
+from hashweir.adapters.tracing import otlp_tracer
 from hashweir.config import Config
 from hashweir.errors import ConfigError, Unreachable
 from hashweir.lifecycle import Health, HealthServer, Lifecycle, Parts
@@ -44,7 +45,7 @@ from hashweir.pipeline.emit import LONG_TOPIC, Emitter
 from hashweir.pipeline.match import USABLE, Matcher
 from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
-from hashweir.ports import MediaSource, Sandbox, Sink, SlotChange, Source, Standing, Store, View
+from hashweir.ports import MediaSource, Sandbox, Sink, SlotChange, Source, Standing, Store, Tracer, View
 from hashweir.shards.follow import Follower
 
 SCAN = "hashweir.pipeline.scan:prepare"
@@ -342,6 +343,7 @@ def _worker(
     lane: Literal["main", "long"] = "main",
 ) -> tuple[Lifecycle, Judging]:
     clock = SystemClock()
+    tracing = tracer(config)
     parts = judging(config, of, metrics, log)
     delivery = Delivery(
         judge=parts.matcher,
@@ -350,6 +352,7 @@ def _worker(
         clock=clock,
         metrics=metrics,
         log=log,
+        tracer=tracing,
         default_source=default_source,
         inline_bytes=config.limits.inline_bytes,
         relay_long=relay_long,
@@ -369,12 +372,22 @@ def _worker(
             sink=sink,
             source=source,
             worker=worker,
+            tracer=tracing,
         ),
         clock=clock,
         log=log,
         drain_s=config.worker.drain_seconds,
     )
     return lifecycle, parts
+
+
+def tracer(config: Config) -> Tracer | None:
+    """Where spans go; None where they go nowhere. Raises ConfigError where the extra `tracing` is not installed."""
+    part = config.tracing
+    if not part.endpoint:
+        return None
+    instance = config.worker.instance or gethostname()
+    return otlp_tracer(part.endpoint, part.sample_ratio, config.kafka.group, instance, __version__)
 
 
 def memory_broker() -> Stream:

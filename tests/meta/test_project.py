@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PINS = ("build", "run", "demo", "dev")
+PINS = ("build", "run", "demo", "image", "dev")
 NOT_SOURCE = {
     ".git",
     ".venv",
@@ -104,6 +104,8 @@ def test_what_the_project_declares_is_pinned() -> None:
         "run": project["dependencies"],
         "demo": project["dependencies"]
         + [one for extra in ("embedded", "video") for one in project["optional-dependencies"][extra]],
+        "image": project["dependencies"]
+        + [one for extra in ("pdf", "tracing", "video") for one in project["optional-dependencies"][extra]],
         "dev": [line for line in listed if not line.startswith("#")],
     }.items():
         names = {canonical(re.split(r"[\[<>=!~;\s]", line, maxsplit=1)[0]) for line in wanted}

@@ -19,7 +19,7 @@ from hashweir.pipeline import ingest
 from hashweir.pipeline.emit import FIRST_SEEN, LONG_TOPIC, Emitter, dead_letter_reason
 from hashweir.pipeline.match import USABLE
 from hashweir.pipeline.retry import Again, Brake, Breaker, RetryPolicy, StopPartition
-from hashweir.ports import Clock, Known, Sink, View
+from hashweir.ports import Clock, Known, Sink, Trace, Tracer, View
 
 
 class Judge(Protocol):
@@ -69,6 +69,7 @@ class Delivery:
         clock: Clock,
         metrics: Metrics,
         log: Logger,
+        tracer: Tracer | None = None,
         default_source: str,
         inline_bytes: int = 1024 * 1024,
         relay_long: bool = False,
@@ -81,6 +82,7 @@ class Delivery:
         """
         self._judge, self._emitter, self._sink = judge, emitter, sink
         self._clock, self._metrics, self._log = clock, metrics, log
+        self._tracer = tracer
         self._default_source = default_source
         self._inline_bytes = inline_bytes
         self._relay_long = relay_long
@@ -98,14 +100,19 @@ class Delivery:
         Gives up without a verdict when `ours()` turns false (another worker has the partition), and where the
         `brake` of its partition has stopped and this upload is one more of those that stopped it.
         """
+        trace, done = None, False
         try:
-            return await self._deliver(record, brake, ours)
+            trace = self._tracer.begin(record) if self._tracer else None
+            done = await self._deliver(trace.record if trace else record, brake, ours, trace)
         except Exception as error:  # noqa: BLE001 - whatever it is, the partition must not go past this upload
             self._log.error("match.failed", **_where(record), error=error, exc_info=error)
             self._stop(record, brake)
-            return False
+        finally:
+            if trace:
+                trace.end(acked=done)
+        return done
 
-    async def _deliver(self, record: Record, brake: Brake, ours: Callable[[], bool]) -> bool:
+    async def _deliver(self, record: Record, brake: Brake, ours: Callable[[], bool], trace: Trace | None) -> bool:
         began = self._clock.monotonic()
         upload, refusal = self._read(record)
         self._metrics.observe_stages({"ingest": self._clock.monotonic() - began})
@@ -117,6 +124,8 @@ class Delivery:
         judged = await self._judge_one(record, upload, refusal, brake, ours)
         if judged is None:
             return False
+        if trace:
+            trace.judged(judged)
         letter = dead_letter_reason(judged)
         reasons = (judged.verdict.reason, judged.failure, letter)
         fault = any(one in REASONS and REASONS[one].klass == "fault" for one in reasons if one)

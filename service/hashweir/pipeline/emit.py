@@ -87,8 +87,8 @@ class Emitter:
             ("attempts", str(judged.attempts).encode()),
             *self._fixed,
         ]
-        if upload.traceparent is not None:
-            headers.append(("traceparent", upload.traceparent.encode()))
+        trace = {"traceparent": upload.traceparent, "tracestate": upload.tracestate}
+        headers += [(name, text.encode()) for name, text in trace.items() if text]
         return Message(topic=topic, key=key, value=body, headers=tuple(headers))
 
 

@@ -126,6 +126,7 @@ def _envelope(record: Record, default_source: str) -> tuple[Upload, str | None]:
         account=texts.get("ce_account"),
         surface=surface,
         traceparent=texts.get("traceparent"),
+        tracestate=texts.get("tracestate"),
         notes=tuple(sorted(set(notes))),
     )
     return envelope, _media_type(texts.get("content-type"))

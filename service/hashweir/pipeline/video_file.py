@@ -54,13 +54,17 @@ class Track:
     promised_s: float = 0.0
 
 
+# What is not UTF-8 in a title is no reason to refuse a file. PyAV 19 always reads it so, and refuses the argument.
+_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
 def _no_other_file(*_: object, **__: object) -> Any:
     raise PermissionError("a video must not name other files")
 
 
 def opened(content: bytes, media_type: str) -> InputContainer:
     """The container, by the demuxer of its media type. Raises av.error.FFmpegError, ValueError, OSError."""
-    return av.open(
+    container: InputContainer = av.open(
         BytesIO(content),
         mode="r",
         format=DEMUXERS[media_type],
@@ -69,9 +73,10 @@ def opened(content: bytes, media_type: str) -> InputContainer:
             "format_whitelist": _FORMATS,
             "protocol_whitelist": "none",
         },
-        metadata_errors="replace",
         io_open=_no_other_file,
+        **_METADATA,
     )
+    return container
 
 
 def first_stream(container: InputContainer, limits: Limits) -> tuple[VideoStream, bool]:
