@@ -29,6 +29,7 @@ from hashweir.adapters.kafka_source import KafkaSource
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
+from hashweir.adapters.ring_files import RingFolder
 from hashweir.adapters.sandbox import ProcessSandbox
 from hashweir.adapters.sandbox_cache import ScanCache
 from hashweir.adapters.sandbox_fences import Fence, reached
@@ -41,7 +42,10 @@ from hashweir.metrics import CACHE, FENCES, STANDINGS, Metrics
 from hashweir.model import KINDS, Limits, MediaClass
 from hashweir.pipeline.deliver import Delivery, ViewGate
 from hashweir.pipeline.emit import Emitter
+from hashweir.pipeline.lookback import LookBack
 from hashweir.pipeline.match import USABLE, Matcher
+from hashweir.pipeline.ring import Ring
+from hashweir.pipeline.ring_keeper import Keeper
 from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
 from hashweir.ports import MediaSource, Sandbox, Sink, SlotChange, Source, Standing, Store, View
@@ -171,6 +175,8 @@ class Judging:
     matcher_over: Callable[[Callable[[], Awaitable[View]]], Matcher]
     """A matcher that judges by the views it is given."""
     background: dict[str, Callable[[], Coroutine[Any, Any, None]]]
+    on_change: list[Callable[[SlotChange], None]]
+    """Who else is told of each change once it is visible."""
 
     @property
     def matcher(self) -> Matcher:
@@ -181,8 +187,11 @@ class Judging:
 def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_empty: bool = False) -> Judging:
     """Scan processes, follower and matcher over a store; nothing is started yet."""
     clock = SystemClock()
+    listeners: list[Callable[[SlotChange], None]] = []
 
     def on_change(change: SlotChange) -> None:
+        for listener in listeners:
+            listener(change)
         metrics.change_to_live.observe(max(0.0, (clock.now_ms() - change.at_ms) / 1000))
 
     def on_alarm(reason: str, shard: int, sentence: str) -> None:
@@ -206,6 +215,7 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
         gate=gate,
         matcher_over=matcher_over,
         background={"follow": follower.run, "gauges": lambda: _gauges(follower, metrics, log)},
+        on_change=listeners,
     )
 
 
@@ -328,15 +338,35 @@ def _worker(
 ) -> tuple[Lifecycle, Judging]:
     clock = SystemClock()
     parts = judging(config, of, metrics, log)
+    name = config.worker.instance or gethostname()
+    part, background = config.look_back, dict(parts.background)
+    ring = Ring(part.uploads, part.most_bytes)
+    files = RingFolder(Path(part.folder)) if part.folder else None
+    look_back = LookBack(
+        ring=ring,
+        judge=parts.matcher,
+        emitter=Emitter(worker=name, versions=versions(), via="look-back"),
+        sink=sink,
+        known=parts.follower.known,
+        usable_view=parts.gate.usable_view,
+        clock=clock,
+        metrics=metrics,
+        log=log,
+        keeper=Keeper(ring, files, every_s=part.save_seconds, clock=clock, metrics=metrics, log=log),
+    )
+    if part.uploads:
+        parts.on_change.append(look_back.on_change)
+        background["look_back"] = look_back.run
     delivery = Delivery(
         judge=parts.matcher,
-        emitter=Emitter(worker=config.worker.instance or gethostname(), versions=versions()),
+        emitter=Emitter(worker=name, versions=versions()),
         sink=sink,
         clock=clock,
         metrics=metrics,
         log=log,
         default_source=default_source,
         inline_bytes=config.limits.inline_bytes,
+        remember=look_back.remember,
     )
     limits = WorkerLimits(in_flight_items=config.worker.in_flight_items, in_flight_bytes=config.worker.in_flight_bytes)
     worker = Worker(
@@ -349,7 +379,7 @@ def _worker(
             server=server,
             sandbox=parts.sandbox,
             store=of,
-            background=parts.background,
+            background=background,
             sink=sink,
             source=source,
             worker=worker,

@@ -73,14 +73,19 @@ class Delivery:
         inline_bytes: int = 1024 * 1024,
         retry: RetryPolicy | None = None,
         jitter: Callable[[], float] = random.random,
+        remember: Callable[[Upload, Judged], None] = lambda upload, judged: None,
     ) -> None:
-        """`default_source` stands in for a missing `ce_source`: `kafka:<cluster id>`. `jitter` gives 0-1."""
+        """`default_source` stands in for a missing `ce_source`: `kafka:<cluster id>`. `jitter` gives 0-1.
+
+        `remember` is told of each upload whose verdict was acked, before it counts as done.
+        """
         self._judge, self._emitter, self._sink = judge, emitter, sink
         self._clock, self._metrics, self._log = clock, metrics, log
         self._default_source = default_source
         self._inline_bytes = inline_bytes
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
+        self._remember = remember
         self._sink_breaker = Breaker()
 
     def sink_is_out(self) -> bool:
@@ -117,6 +122,7 @@ class Delivery:
         began = self._clock.monotonic()
         if not await self._publish(record, self._emitter.messages(judged, upload, record), ours):
             return False
+        self._remember(upload, judged)
         self._count(judged, record, letter, self._clock.monotonic() - began)
         return True
 
