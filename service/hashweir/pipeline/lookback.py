@@ -245,9 +245,9 @@ class LookBack:
 
 
 def _said(verdict: Verdict) -> int:
-    """What a verdict says, as 64 bits: all of it but where it stands."""
-    bare = msgspec.structs.replace(verdict, position="", sets={})
-    return int.from_bytes(hashlib.blake2b(_encode(bare), digest_size=8).digest(), "big")
+    """What a verdict says of known media, as 64 bits. Only where this changes, a late verdict is due."""
+    found = _encode((verdict.action, verdict.hits, verdict.hits_total))
+    return int.from_bytes(hashlib.blake2b(found, digest_size=8).digest(), "big")
 
 
 def _marks(judged: Judged) -> int:
