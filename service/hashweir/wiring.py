@@ -339,7 +339,7 @@ def _worker(
     clock = SystemClock()
     parts = judging(config, of, metrics, log)
     name = config.worker.instance or gethostname()
-    part, background = config.look_back, dict(parts.background)
+    part = config.look_back
     ring = Ring(part.uploads, part.most_bytes)
     files = RingFolder(Path(part.folder)) if part.folder else None
     look_back = LookBack(
@@ -356,7 +356,6 @@ def _worker(
     )
     if part.uploads:
         parts.on_change.append(look_back.on_change)
-        background["look_back"] = look_back.run
     delivery = Delivery(
         judge=parts.matcher,
         emitter=Emitter(worker=name, versions=versions()),
@@ -379,10 +378,11 @@ def _worker(
             server=server,
             sandbox=parts.sandbox,
             store=of,
-            background=background,
+            background=parts.background,
             sink=sink,
             source=source,
             worker=worker,
+            look_back=look_back.run if part.uploads else None,
         ),
         clock=clock,
         log=log,

@@ -26,7 +26,7 @@ from hashweir.ports import Index
 
 _MAGIC: Final = b"hashweir ring 1\n"
 _DIGEST: Final = 16
-_TIMES: Final = ("quality", "length", "page", "time_s", "until_s", "frames")
+_FIELDS: Final = ("quality", "length", "page", "time_s", "until_s", "frames")
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
@@ -46,7 +46,7 @@ class _Shared(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _Rest(msgspec.Struct, array_like=True, frozen=True):
-    """What an upload has of its own. Each print is the number of its kind, form and recipe, then `_TIMES`, cut."""
+    """What an upload has of its own. Each print is the number of its kind, form and recipe, then `_FIELDS`, cut."""
 
     shared: int
     id: str
@@ -88,6 +88,7 @@ class Block:
         self._rest: bytearray | bytes = bytearray()
         self._shared: list[bytes] = []
         self._numbers: dict[bytes, int] = {}
+        self._recipes: dict[tuple[str, str, str], int] = {}
 
     def __len__(self) -> int:
         """Uploads in it."""
@@ -100,7 +101,10 @@ class Block:
         prints: list[list[Any]] = []
         for one in scan.fingerprints:
             by_kind.setdefault(one.kind, []).append(HASHERS[one.kind].parse(one.value))
-            fields = [self._number((one.kind, one.form, one.recipe)), *(getattr(one, name) for name in _TIMES)]
+            number = self._recipes.get((one.kind, one.form, one.recipe))
+            if number is None:
+                number = self._recipes[one.kind, one.form, one.recipe] = self._number((one.kind, one.form, one.recipe))
+            fields = [number, one.quality, one.length, one.page, one.time_s, one.until_s, one.frames]
             while fields[-1] is None:
                 fields.pop()
             prints.append(fields)
@@ -153,7 +157,7 @@ class Block:
         for rows in (self._ends, self._at_ms, self._said, self._marks):
             rows.trim()
         self._rest = bytes(self._rest)
-        self._numbers = {}
+        self._numbers, self._recipes = {}, {}
 
     def kept(self, place: int) -> tuple[Upload, Scan]:
         """An upload without its content, and its scan. Raises IndexError."""
@@ -168,7 +172,7 @@ class Block:
         for number, *fields in rest.prints:
             kind, form, recipe = msgspec.msgpack.decode(self._shared[number])
             value = HASHERS[kind].show(next(values[kind]).tobytes())
-            named = dict(zip(_TIMES, fields, strict=False))
+            named = dict(zip(_FIELDS, fields, strict=False))
             prints.append(Fingerprint(kind=kind, form=form, recipe=recipe, value=value, **named))
         upload = Upload(
             source=shared.source,

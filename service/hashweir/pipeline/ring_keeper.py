@@ -33,6 +33,7 @@ class Keeper:
         """Saves every `every_s` seconds while `run` runs."""
         self._ring, self._files, self._every_s = ring, files, every_s
         self._clock, self._metrics, self._log = clock, metrics, log
+        self._saving: asyncio.Task[None] | None = None
 
     async def load(self) -> bool:
         """Take what a former process saved; whether there was any. A file that can't be used is removed.
@@ -69,7 +70,13 @@ class Keeper:
         """Write what changed since the last time. Never raises: a ring that can't be saved still serves."""
         if self._files is None:
             return
-        files = self._files
+        if self._saving is not None:
+            # Whoever waited for it may have been cancelled; its thread goes on, and two must not write one file.
+            await asyncio.wait([self._saving])
+        self._saving = asyncio.create_task(self._save(self._files))
+        await asyncio.shield(self._saving)
+
+    async def _save(self, files: Files) -> None:
         blocks, gone = self._ring.changed()
         parts = [block.parts() for block in blocks]
         try:
