@@ -32,6 +32,8 @@ class RingFolder:
                 os.close(lock)
                 raise Refused("ring_in_use", f"{self._folder} is another worker's: give each its own") from None
             self._lock = lock
+        for half in self._folder.glob("*.half"):
+            half.unlink()
         for file in sorted(self._folder.glob(f"*{_SUFFIX}")):
             yield file.name.removesuffix(_SUFFIX), file.read_bytes()
 

@@ -25,6 +25,7 @@ from hashweir.errors import Unreachable
 from hashweir.logs import Logger
 from hashweir.metrics import Metrics
 from hashweir.model import Judged, Scan, Set, Upload, Verdict
+from hashweir.pipeline.decide import verdict_id
 from hashweir.pipeline.emit import Emitter
 from hashweir.pipeline.nearby import near_few, near_known, near_many
 from hashweir.pipeline.retry import RetryPolicy
@@ -39,6 +40,8 @@ FEW = 256
 """Up to so many new entries scan the ring one by one; making an index of it costs as much as some hundred scans."""
 MOST = 100_000
 """New entries that are held; from there on the ring's uploads look into the view's index instead."""
+AT_ONCE = 16
+"""Uploads decided again at a time: a flood of copies waits for few acks, and live lookups for few of these."""
 LOOK_EVERY_S = 0.2
 COLLECT_S = 0.02
 RETRY_S = 5.0
@@ -134,7 +137,7 @@ class LookBack:
                 await self._pass()
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing may be left out for it
                 self._log.error("lookback.failed", error=error, exc_info=error)
-                self._sweep = True
+                self._sweep = self._capped = True
                 await asyncio.sleep(RETRY_S)
             self._measure()
 
@@ -152,13 +155,17 @@ class LookBack:
             numbers |= await self._near_anything()
         elif new:
             numbers |= await self._near_entries(new, view)
-        said: set[str] = set()
-        for number in sorted(numbers, reverse=True):
-            await self._decide_again(number, said)
+        seen: set[str] = set()
+        newest_first = sorted(numbers, reverse=True)
+        for first in range(0, len(newest_first), AT_ONCE):
+            some = newest_first[first : first + AT_ONCE]
+            await asyncio.gather(*(self._decide_again(number, seen) for number in some))
 
     def _policy_changes(self, view: View) -> int:
         """Marks of the uploads that the sets' changes since the last time may concern; perhaps all are swept."""
         before, self._sets = self._sets, view.sets
+        if before is None:
+            self._sweep = self._sweep or len(self._ring) > 0  # what was there when the first of them were judged?
         if before is None or before is view.sets:
             return 0
         marks = 0
@@ -171,27 +178,24 @@ class LookBack:
             self._sweep = self._sweep or _reaches(was) != _reaches(now)
         return marks
 
-    async def _decide_again(self, number: int, said: set[str]) -> None:
+    async def _decide_again(self, number: int, seen: set[str]) -> None:
+        """Decide one upload again, and say so where it is news. `seen` has the ids of those that need not be."""
         result = "failed"
         try:
-            upload, scan = self._ring.kept(number)
-        except IndexError:
-            return  # overwritten meanwhile
-        try:
-            judged = await self._judge.again(upload, scan)
-            verdict, digest = judged.verdict, _said(judged.verdict)
-            if verdict.id in said:
+            if number < self._ring.first:
+                return  # overwritten meanwhile
+            said, (upload, scan) = self._ring.said(number), self._ring.kept(number)
+            name = verdict_id(upload.source, upload.id)
+            if name in seen:
                 return  # the newest copy of an upload speaks for all
-            said.add(verdict.id)
-            result = "same"
-            if digest != self._ring.said(number):
-                result = "failed"
+            seen.add(name)
+            judged = await self._judge.again(upload, scan)
+            digest = _said(judged.verdict)
+            if digest != said:
                 await self._publish(judged, upload)
-                result = verdict.outcome
+            result = "same" if digest == said else judged.verdict.outcome
             self._ring.say(number, digest, _marks(judged))
             self._capped = self._capped or judged.degraded
-        except IndexError:
-            pass
         except Exception as error:  # noqa: BLE001 - one upload's error ends at that upload
             self._log.error("lookback.failed", error=error, exc_info=error)
         self._metrics.late_verdicts.labels(result).inc()

@@ -10,7 +10,7 @@ from hashweir.errors import HashweirError, InputError
 from hashweir.logs import Logger
 from hashweir.metrics import Metrics
 from hashweir.pipeline.ring import Ring
-from hashweir.pipeline.ring_block import decode, encode
+from hashweir.pipeline.ring_block import Block, decode, encode
 from hashweir.ports import Clock
 
 
@@ -42,14 +42,11 @@ class Keeper:
         """
         if self._files is None:
             return False
-        began, files, blocks = self._clock.monotonic(), self._files, []
+        began = self._clock.monotonic()
         try:
-            for name, data in await asyncio.to_thread(lambda: list(files.load())):
-                try:
-                    blocks.append(await asyncio.to_thread(decode, data))
-                except InputError as error:
-                    self._log.error("lookback.refused", file=name, reason=error.reason, error=error)
-                    await asyncio.to_thread(files.write, {}, [name])
+            blocks, refused = await asyncio.to_thread(_read, self._files)
+            for name, why in refused:
+                self._log.error("lookback.refused", file=name, reason=why.reason, error=why)
         except (HashweirError, OSError) as error:
             reason = error.reason if isinstance(error, HashweirError) else "ring_unwritable"
             self._log.error("lookback.not_saved", reason=reason, error=error)
@@ -81,8 +78,21 @@ class Keeper:
         parts = [block.parts() for block in blocks]
         try:
             await asyncio.to_thread(lambda: files.write({one[0]: encode(one) for one in parts}, gone))
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, uploads are judged all the same
             self._ring.touch([*(block.name for block in blocks), *gone])
             self._log.error("lookback.not_saved", reason="ring_unwritable", error=error)
         else:
             self._metrics.look_back_saved.set(self._clock.now_ms() / 1000)
+
+
+def _read(files: Files) -> tuple[list[Block], list[tuple[str, InputError]]]:
+    """All blocks that can be used; the others' files are removed."""
+    blocks: list[Block] = []
+    refused: list[tuple[str, InputError]] = []
+    for name, data in files.load():
+        try:
+            blocks.append(decode(data))
+        except InputError as error:
+            refused.append((name, error))
+            files.write({}, [name])
+    return blocks, refused

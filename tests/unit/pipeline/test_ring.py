@@ -196,6 +196,16 @@ def test_a_damaged_file_is_refused(item: tuple[Upload, Scan], data: st.DataObjec
         assert caught.value.reason == "ring_damaged"
 
 
+def test_nothing_that_a_verdict_needs_is_forgotten() -> None:
+    """A field that is new in an upload, a scan or a fingerprint is kept in the ring too, or named here."""
+    let_go = {"content", "uri", "size", "sha256", "traceparent", "fingerprints"}
+    assert set(Upload.__struct_fields__) - let_go == {"source", "id", "media_type", "account", "surface", "notes"}
+    of_scan = {"media_class", "media_type", "fingerprints", "checked", "notes", "reason", "footage", "attempts"}
+    assert set(Scan.__struct_fields__) - {"timings"} == of_scan
+    beside = {"quality", "length", "page", "time_s", "until_s", "frames"}
+    assert set(Fingerprint.__struct_fields__) == {"kind", "form", "recipe", "value"} | beside
+
+
 def test_a_search_is_not_disturbed_by_what_comes_meanwhile() -> None:
     """Tables that were handed out stay as they were while the ring goes on."""
     one = Fingerprint(kind="pdq", form="canonical", recipe="pdq/canonical/1", value="0f" * 32)
