@@ -27,6 +27,7 @@ from hashweir.ports import Index
 Numbers = NDArray[np.int64]
 BLOCKS = 64
 MOST_PER_BLOCK = 16_384
+_NONE: Numbers = np.zeros(0, np.int64)
 _TOGETHER = 1024
 """Values that one search of an index is asked for: a bound of what it has to answer at once."""
 
@@ -40,6 +41,8 @@ class Tables(NamedTuple):
 
     def numbers(self, kind: Kind, rows: NDArray[np.integer[Any]]) -> Numbers:
         """The uploads of rows of a kind, without those that are gone."""
+        if not len(rows):
+            return _NONE  # the usual case, once per block
         found: Numbers = self.by_kind[kind].owner[rows].astype(np.int64) + self.first
         return found[found >= self.alive]
 
@@ -172,7 +175,7 @@ class Ring:
 
 def near_one(tables: Sequence[Tables], kind: Kind, value: bytes, radius: int) -> Numbers:
     """The uploads with a value of this kind within `radius` of `value`. Of exact kinds it may name others too."""
-    found = [np.zeros(0, np.int64)]
+    found = [_NONE]
     for block, values in _of(tables, kind):
         if values.searched is not None:
             found.append(_by_index(block, kind, values.searched, value, radius))
@@ -187,7 +190,7 @@ def near_one(tables: Sequence[Tables], kind: Kind, value: bytes, radius: int) ->
 def near_many(tables: Sequence[Tables], kind: Kind, asked: bytes, radius: int) -> Numbers:
     """The same for many values of one kind, concatenated. For codes it makes an index of the whole ring."""
     blocks = list(_of(tables, kind))
-    found = [np.zeros(0, np.int64)]
+    found = [_NONE]
     if is_exact(kind):
         keys = keys_of(np.frombuffer(asked, np.uint8).reshape(-1, HASHERS[kind].width))
         found += [block.numbers(kind, np.nonzero(np.isin(values.keys, keys))[0]) for block, values in blocks]
