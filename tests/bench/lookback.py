@@ -3,7 +3,8 @@
     python -m tests.bench.lookback [--uploads 1000000] [--seed 1]
 
 Half of the new entries are within 31 bits of some upload. Every answer is compared with numpy's brute force
-(`index.flat`) over the same codes in the same run; the ratio says how much faster the ring's own search is. Times are processor time of one thread.
+(`index.flat`) over the same codes in the same run; the ratio says how much faster the ring's own search is. Times are
+processor time of one thread.
 """
 
 from __future__ import annotations
