@@ -173,6 +173,17 @@ class Index(Section):
     hard_stale_seconds: PositiveFloat = Field(default=300.0, description="store silent so long: no verdicts")
 
 
+class LookBack(Section):
+    """Uploads of late, held against what becomes known after them."""
+
+    uploads: NonNegativeInt = Field(
+        default=1_000_000, description="uploads remembered, some 220 bytes each, 60 more a video frame; 0: none"
+    )
+    most_bytes: PositiveInt = Field(default=512 * MIB, description="fewer uploads where they would need more memory")
+    folder: str = Field(default="", description="folder of this worker alone to keep them in; empty: memory only")
+    save_seconds: PositiveFloat = Field(default=10.0, description="between two saves; a SIGKILL loses so much")
+
+
 class Metrics(Section):
     """Prometheus metrics and health."""
 
@@ -239,6 +250,7 @@ class Config(BaseSettings):
     limits: Limits = Limits()
     media: Media = Media()
     index: Index = Index()
+    look_back: LookBack = LookBack()
     metrics: Metrics = Metrics()
     tracing: Tracing = Tracing()
     sets: Sets = Sets()

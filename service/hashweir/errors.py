@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Klass = Literal["input", "fault"]
-Stage = Literal["ingest", "fetch", "scan", "lookup", "decide", "sets", "store", "stream", "config"]
+Stage = Literal["ingest", "fetch", "scan", "lookup", "decide", "sets", "store", "stream", "config", "lookback"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,9 @@ REASONS: dict[str, Reason] = {
     "stream_lost_range": Reason("fault", "stream", False, "records were deleted before they were read"),
     "stream_stuck": Reason("fault", "stream", False, "assigned and behind, but no record arrives"),
     "stream_fenced": Reason("fault", "stream", False, "another worker runs under the same instance id"),
+    "ring_damaged": Reason("fault", "lookback", False, "a saved part of the look-back's ring can't be used"),
+    "ring_in_use": Reason("fault", "lookback", False, "another worker keeps its look-back in the same folder"),
+    "ring_unwritable": Reason("fault", "lookback", False, "the look-back's folder can't be read or written"),
     "bad_config": Reason("input", "config", False, "a configuration key is unknown or its value is wrong"),
 }
 

@@ -132,7 +132,8 @@ class Parts:
     """What a process is made of; a part that it has not is None.
 
     `background` are tasks that live as long as the process (following the shards, ...): they are cancelled before
-    the store closes, and where one ends by itself the process ends.
+    the store closes, and where one ends by itself the process ends. So is `look_back`, but for it publishes: it is
+    cancelled before the sink stops.
     """
 
     server: HealthServer | None = None
@@ -143,6 +144,7 @@ class Parts:
     source: Source | None = None
     worker: Worker | None = None
     tracer: Tracer | None = None
+    look_back: Callable[[], Coroutine[Any, Any, None]] | None = None
 
 
 class Lifecycle:
@@ -211,6 +213,8 @@ class Lifecycle:
             self._tasks[name] = asyncio.create_task(task())
         if parts.sink:
             await parts.sink.start()
+        if parts.look_back:
+            self._tasks["look_back"] = asyncio.create_task(parts.look_back())
         if parts.worker:
             self._tasks["worker"] = asyncio.create_task(parts.worker.run())
         self._tasks["beat"] = asyncio.create_task(self._beat())
@@ -241,6 +245,10 @@ class Lifecycle:
                 await self._step("stop_polling", asyncio.wait([taking], timeout=RESERVE_S), until)
             left_s = max(0.0, until - RESERVE_S - self._clock.monotonic())
             await self._step("finish_in_flight", worker.finish(left_s), until)
+        if looking := self._tasks.pop("look_back", None):
+            # It saves what it remembers, which all that was in flight now belongs to.
+            looking.cancel()
+            await self._step("save_look_back", asyncio.wait([looking]), until)
         if parts.sink:
             # After this every ack has come that will come ...
             await self._step("flush_sink", parts.sink.stop(), until)

@@ -48,6 +48,11 @@ EVENTS: dict[str, tuple[str, ...]] = {
     # ── uploads ──
     "match.failed": (*WHERE, "attempt", *FAILURE),
     "match.dead_letter": (*WHERE, "reason", "stage", "attempts"),
+    # ── look-back ──
+    "lookback.loaded": ("uploads", "blocks", "seconds"),
+    "lookback.refused": ("file", *FAILURE),
+    "lookback.not_saved": FAILURE,
+    "lookback.failed": FAILURE,
     # ── scan processes ──
     "scan.started": ("processes", "level", "fences", "lacking"),
     "scan.died": ("pid", "why", "exit_code", "signal"),

@@ -36,9 +36,11 @@ FENCES: Labels = ("limits", "no_new_privileges", "not_dumpable", "no_network", "
 CACHE: Labels = ("hit", "miss")
 STANDINGS: Labels = ("empty", "verified", "degraded", "stale", "doubtful")
 UPLOAD_REASONS: Labels = tuple(
-    reason for reason, row in REASONS.items() if row.stage not in ("sets", "store", "stream", "config")
+    reason for reason, row in REASONS.items() if row.stage in ("ingest", "fetch", "scan", "lookup", "decide")
 )
 DEAD_LETTER_REASONS: Labels = tuple(reason for reason, row in REASONS.items() if row.dead_letter)
+LATE: Labels = ("match", "clear", "unscanned", "same", "failed")
+"""What came of deciding an upload again: a late verdict of this outcome, nothing new, or an error."""
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0)
@@ -129,6 +131,16 @@ TABLE: tuple[Row, ...] = (
         {},
         LIVE_SECONDS,
     ),
+    # ── look-back ──
+    Row("look_back_uploads", "gauge", "Uploads that new entries are held against.", {}),
+    Row("look_back_bytes", "gauge", "Memory of these uploads.", {}),
+    Row("look_back_oldest_timestamp_seconds", "gauge", "When the oldest of them was judged; 0: none.", {}),
+    Row("look_back_saved_timestamp_seconds", "gauge", "When they were last saved; 0: never.", {}),
+    Row("look_back_waiting_entries", "gauge", "New entries not looked back for yet.", {}),
+    Row("look_back_entries_total", "counter", "New entries that were held against them.", {}),
+    Row("look_back_sweeps_total", "counter", "Times all of them were held against all that is known.", {}),
+    Row("look_back_entry_seconds", "histogram", "Search time for one new entry.", {}, STAGE_SECONDS),
+    Row("late_verdicts_total", "counter", "Uploads that were decided again.", {"result": LATE}),
     # ── process ──
     Row("scan_deaths_total", "counter", "Scan processes that ended or were ended.", {"why": DEATHS}),
     Row("sandbox_level", "gauge", "1 where every scan process stands behind this fence.", {"fence": FENCES}),
@@ -170,6 +182,15 @@ class Metrics:
         self.standing = self._make(Gauge, "known_standing")
         self.last_verified = self._make(Gauge, "last_verified_timestamp_seconds")
         self.change_to_live = self._make(Histogram, "change_to_live_seconds")
+        self.look_back_uploads = self._make(Gauge, "look_back_uploads")
+        self.look_back_bytes = self._make(Gauge, "look_back_bytes")
+        self.look_back_oldest = self._make(Gauge, "look_back_oldest_timestamp_seconds")
+        self.look_back_saved = self._make(Gauge, "look_back_saved_timestamp_seconds")
+        self.look_back_waiting = self._make(Gauge, "look_back_waiting_entries")
+        self.look_back_entries = self._make(Counter, "look_back_entries_total")
+        self.look_back_sweeps = self._make(Counter, "look_back_sweeps_total")
+        self.look_back_entry = self._make(Histogram, "look_back_entry_seconds")
+        self.late_verdicts = self._make(Counter, "late_verdicts_total")
         self.scan_deaths = self._make(Counter, "scan_deaths_total")
         self.sandbox_level = self._make(Gauge, "sandbox_level")
         self.scan_cache = self._make(Counter, "scan_cache_total")

@@ -413,6 +413,7 @@ class Judged(Struct, frozen=True, kw_only=True):
     """A verdict and what travels beside it. `timings` are seconds per stage; `attempts` counts scans.
 
     `failure` is the reason for which the content could not be scanned, also where an exact hash still matched.
+    `scan` is what the verdict was made of, so that it can be made again.
     """
 
     verdict: Verdict
@@ -421,6 +422,7 @@ class Judged(Struct, frozen=True, kw_only=True):
     degraded: bool
     timings: dict[str, float]
     attempts: int = 1
+    scan: Scan | None = None
 
 
 class DeadLetter(Value, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ from hashweir.adapters.kafka_source import KafkaSource
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
+from hashweir.adapters.ring_files import RingFolder
 from hashweir.adapters.sandbox import ProcessSandbox
 from hashweir.adapters.sandbox_cache import ScanCache
 from hashweir.adapters.sandbox_fences import Fence, reached
@@ -42,7 +43,10 @@ from hashweir.metrics import CACHE, FENCES, STANDINGS, Metrics
 from hashweir.model import KINDS, Limits, MediaClass
 from hashweir.pipeline.deliver import Delivery, ViewGate
 from hashweir.pipeline.emit import LONG_TOPIC, Emitter
+from hashweir.pipeline.lookback import LookBack
 from hashweir.pipeline.match import USABLE, Matcher
+from hashweir.pipeline.ring import Ring
+from hashweir.pipeline.ring_keeper import Keeper
 from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
 from hashweir.ports import MediaSource, Sandbox, Sink, SlotChange, Source, Standing, Store, Tracer, View
@@ -172,6 +176,8 @@ class Judging:
     matcher_over: Callable[[Callable[[], Awaitable[View]]], Matcher]
     """A matcher that judges by the views it is given."""
     background: dict[str, Callable[[], Coroutine[Any, Any, None]]]
+    on_change: list[Callable[[SlotChange], None]]
+    """Who else is told of each change once it is visible."""
 
     @property
     def matcher(self) -> Matcher:
@@ -182,8 +188,11 @@ class Judging:
 def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_empty: bool = False) -> Judging:
     """Scan processes, follower and matcher over a store; nothing is started yet."""
     clock = SystemClock()
+    listeners: list[Callable[[SlotChange], None]] = []
 
     def on_change(change: SlotChange) -> None:
+        for listener in listeners:
+            listener(change)
         metrics.change_to_live.observe(max(0.0, (clock.now_ms() - change.at_ms) / 1000))
 
     def on_alarm(reason: str, shard: int, sentence: str) -> None:
@@ -207,6 +216,7 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
         gate=gate,
         matcher_over=matcher_over,
         background={"follow": follower.run, "gauges": lambda: _gauges(follower, metrics, log)},
+        on_change=listeners,
     )
 
 
@@ -345,9 +355,27 @@ def _worker(
     clock = SystemClock()
     tracing = tracer(config)
     parts = judging(config, of, metrics, log)
+    name = config.worker.instance or gethostname()
+    part = config.look_back
+    ring = Ring(part.uploads, part.most_bytes)
+    files = RingFolder(Path(part.folder)) if part.folder else None
+    look_back = LookBack(
+        ring=ring,
+        judge=parts.matcher,
+        emitter=Emitter(worker=name, versions=versions(), via="look-back", lane=lane),
+        sink=sink,
+        known=parts.follower.known,
+        usable_view=parts.gate.usable_view,
+        clock=clock,
+        metrics=metrics,
+        log=log,
+        keeper=Keeper(ring, files, every_s=part.save_seconds, clock=clock, metrics=metrics, log=log),
+    )
+    if part.uploads:
+        parts.on_change.append(look_back.on_change)
     delivery = Delivery(
         judge=parts.matcher,
-        emitter=Emitter(worker=config.worker.instance or gethostname(), versions=versions(), lane=lane),
+        emitter=Emitter(worker=name, versions=versions(), lane=lane),
         sink=sink,
         clock=clock,
         metrics=metrics,
@@ -356,6 +384,7 @@ def _worker(
         default_source=default_source,
         inline_bytes=config.limits.inline_bytes,
         relay_long=relay_long,
+        remember=look_back.remember,
     )
     limits = WorkerLimits(in_flight_items=config.worker.in_flight_items, in_flight_bytes=config.worker.in_flight_bytes)
     worker = Worker(
@@ -373,6 +402,7 @@ def _worker(
             source=source,
             worker=worker,
             tracer=tracing,
+            look_back=look_back.run if part.uploads else None,
         ),
         clock=clock,
         log=log,

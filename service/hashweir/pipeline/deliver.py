@@ -75,10 +75,12 @@ class Delivery:
         relay_long: bool = False,
         retry: RetryPolicy | None = None,
         jitter: Callable[[], float] = random.random,
+        remember: Callable[[Upload, Judged], None] = lambda upload, judged: None,
     ) -> None:
         """`default_source` stands in for a missing `ce_source`: `kafka:<cluster id>`. `jitter` gives 0-1.
 
         `relay_long`: what takes long is not judged here but handed on to the long topic.
+        `remember` is told of each upload whose verdict was acked, before it counts as done.
         """
         self._judge, self._emitter, self._sink = judge, emitter, sink
         self._clock, self._metrics, self._log = clock, metrics, log
@@ -88,6 +90,7 @@ class Delivery:
         self._relay_long = relay_long
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
+        self._remember = remember
         self._sink_breaker = Breaker()
 
     def sink_is_out(self) -> bool:
@@ -138,6 +141,7 @@ class Delivery:
         judged_at = self._clock.monotonic()
         if not await self._publish(record, self._emitter.messages(judged, upload, record), ours):
             return False
+        self._remember(upload, judged)
         self._count(judged, record, letter, self._clock.monotonic() - judged_at)
         return True
 

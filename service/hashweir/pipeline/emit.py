@@ -35,15 +35,15 @@ class Emitter:
             ("lane", lane.encode()),
         )
 
-    def messages(self, judged: Judged, upload: Upload, record: Record) -> list[Message]:
-        """The verdict, a match where an active set hit, a dead letter where the content is beyond use."""
+    def messages(self, judged: Judged, upload: Upload, record: Record | None = None) -> list[Message]:
+        """The verdict, a match where an active set hit, a dead letter where the record's content is beyond use."""
         verdict = judged.verdict
         key, body = verdict.id.encode(), _encode(verdict)
         out = [self._message("verdicts", key, body, judged, upload)]
         if verdict.outcome == "match":
             out.append(self._message("matches", key, body, judged, upload))
         reason = dead_letter_reason(judged)
-        if reason is not None:
+        if reason is not None and record is not None:
             out.append(self._message("dead-letters", key, self._letter(reason, judged, record), judged, upload))
         return out
 

@@ -78,6 +78,11 @@ class Matcher:
         judged, _ = await self._judge(upload, Scan(media_class=None, media_type=None, reason=reason), {})
         return judged
 
+    async def again(self, upload: Upload, scan: Scan) -> Judged:
+        """The verdict of now on an upload that was scanned before."""
+        judged, _ = await self._judge(upload, scan, {})
+        return judged
+
     async def _scan(self, upload: Upload, forms: tuple[FormGroup, ...]) -> Scan:
         if upload.content is None:
             return given(upload)
@@ -109,6 +114,7 @@ class Matcher:
             degraded=view.standing == "degraded",
             timings=timings,
             attempts=scan.attempts,
+            scan=scan,
         )
         return judged, wanted_forms(view.sets)
 
