@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 import msgspec
@@ -13,7 +13,7 @@ import pytest
 from hashweir.adapters.memory import MemoryStore
 from hashweir.errors import InputError, OutcomeUnknown, Refused, Unreachable
 from hashweir.model import Action, Set, SetEvent
-from hashweir.ports import Applied, Part, Store
+from hashweir.ports import Applied, PackedPart, Part, Store
 from hashweir.sets import commands, held, write
 from hashweir.sets.commands import LOCAL
 from hashweir.sets.read import Line, Reader, Row, show_line
@@ -196,7 +196,7 @@ async def test_import_reports_bad_rows_and_does_the_rest(store: Store) -> None:
     assert (done.report.rows, done.report.accepted) == (703, 700)
     assert done.report.rejected == {"bad_value": 1, "duplicate_row": 1, "unknown_kind": 1}
     assert refused == [12, 13, 14]
-    assert (done.outcomes, done.operations, done.entries, done.events) == ({"added": 700}, 3, (), ())
+    assert (done.outcomes, done.operations, done.entries, done.events) == ({"added": 700}, 4, (), ())
     assert len({e.entry for e in news}) == 700
     found = await exported(store)
     assert len(found) == 700
@@ -254,11 +254,17 @@ class Torn:
         return getattr(self._store, name)
 
     async def apply(self, part: Part) -> Applied:
+        self.applied.append(part)
+        return await self._torn(lambda: self._store.apply(part))
+
+    async def apply_packed(self, part: PackedPart) -> Applied:
+        return await self._torn(lambda: self._store.apply_packed(part))
+
+    async def _torn(self, apply: Callable[[], Awaitable[Applied]]) -> Applied:
         fault = self._faults.pop(0) if self._faults else ""
         if fault == "before":
             raise Unreachable("store_unreachable", "gone before")
-        self.applied.append(part)
-        applied = await self._store.apply(part)
+        applied = await apply()
         if fault == "after":
             raise OutcomeUnknown("outcome_unknown", "gone after")
         return applied
@@ -292,7 +298,7 @@ async def test_a_torn_import_is_completed_by_repeating_it(store: Store) -> None:
             Reader(io.BytesIO(data)),
             operation="monday",
         )
-    assert "253 entries are done" in str(torn_off.value)
+    assert "512 entries are done" in str(torn_off.value)
     done = await commands.import_rows(store, LOCAL, "demo", Reader(io.BytesIO(data)), operation="monday")
     assert done.outcomes == {"added": 600}
     assert len(await exported(store)) == 600

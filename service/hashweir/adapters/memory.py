@@ -13,11 +13,18 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from hashweir.adapters.edits import PackedEdit, pack_part
+from hashweir.adapters.edits import PackedEdit, edits_of, pack_part
 from hashweir.errors import InputError, Refused
 from hashweir.model import ENTRY_STATES, Batch, Kind, Set
-from hashweir.ports import Applied, Chunk, EditResult, Head, Part, Position, SetsState, SlotChange
-from hashweir.shards.layout import CHUNK_SLOTS, LAYOUT, SLOT_FORMS, SUM_MODULUS, slot_sum, state_of
+from hashweir.ports import Applied, Chunk, EditResult, Head, PackedPart, Part, Position, SetsState, SlotChange
+from hashweir.shards.layout import (
+    CHUNK_SLOTS,
+    LAYOUT,
+    SLOT_FORMS,
+    SUM_MODULUS,
+    slot_sum,
+    state_of,
+)
 
 T = TypeVar("T")
 _RETIRED = ENTRY_STATES.index("retired")
@@ -153,7 +160,11 @@ class MemoryStore:
 
     async def apply(self, part: Part) -> Applied:
         """Apply a part whole, once, or not at all. Raises InputError, Refused."""
-        edits = pack_part(part, self.shards)
+        return await self.apply_packed(pack_part(part, self.shards))
+
+    async def apply_packed(self, part: PackedPart) -> Applied:
+        """The same with bytes. Raises as `apply`."""
+        edits = edits_of(part)
         shard = self._shard(part.shard)
         content = tuple((edit.adds, edit.entry) for edit in edits)
         known = shard.answers.get(part.operation)

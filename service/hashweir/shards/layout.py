@@ -79,9 +79,12 @@ def slot_sum(slot: int, image: bytes, side: bytes) -> int:
     return int(hashlib.sha1(slot.to_bytes(4, "big") + image + side, usedforsecurity=False).hexdigest()[:13], 16)
 
 
-def pack(entry: Entry, set_number: int) -> tuple[bytes, bytes]:
-    """Slot and side record of an entry. Raises InputError(bad_value) where its value is malformed."""
-    value = HASHERS[entry.kind].parse(entry.value)
+def pack(entry: Entry, set_number: int, value: bytes | None = None) -> tuple[bytes, bytes]:
+    """Slot and side record of an entry. Raises InputError(bad_value) where its value is malformed.
+
+    `value` is the entry's as bytes, where it was parsed already.
+    """
+    value = HASHERS[entry.kind].parse(entry.value) if value is None else value
     state, form = ENTRY_STATES.index(entry.state), FORMS.index(entry.form)
     ids = bytes.fromhex(entry.id), bytes.fromhex(entry.item)
     if entry.kind == "tlsh":
