@@ -264,6 +264,23 @@ class Store(Protocol):
     async def apply_packed(self, part: PackedPart) -> Applied:
         """The same with bytes. Lengths, kinds and states are checked; that ids and shard fit the values is not."""
 
+    async def new_epoch(self, shard: int | None) -> Position:
+        """End the history of a shard (None: of the sets) and begin another one with what is there.
+
+        Followers then take the store's word for everything. Raises Refused(store_changed) where somebody else did the
+        same at once.
+        """
+
+    async def mend_chunk(
+        self, shard: int, kind: Kind, number: int, seen: Chunk, right: tuple[bytes, bytes] | None
+    ) -> Position:
+        """Write slots and side records that give the chunk's sum in place of the damaged ones that were seen.
+
+        With None what is there is accepted: told as changes of all its slots, and the sum made anew. Raises
+        Refused(store_changed) where the chunk is no longer as it was seen, InputError or Refused(bad_field) for bytes
+        that do not give the sum.
+        """
+
     async def put_set(self, operation: str, changed: Set, expected_version: int) -> Set:
         """Create (expected_version 0) or replace a set; gives number and new version. Idempotent by operation.
 

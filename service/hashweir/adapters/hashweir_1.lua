@@ -276,6 +276,74 @@ local function complete(keys)
   return call('HSET', keys[1], 'ready', 1)
 end
 
+-- keys: head, changes (a shard's, or those of the sets); args: the epoch that is to end, the new one. What the stream
+-- held belongs to the old one. The new stream begins with a record of no changes, which wakes waiting readers.
+local function new_epoch(keys, args)
+  local layout, epoch, seq = unpack(call('HMGET', keys[1], 'layout', 'epoch', 'seq'))
+  if not layout then return no('store_not_created', 'this shard does not exist') end
+  if layout ~= LAYOUT then return no('store_layout', 'layout ' .. layout) end
+  if epoch == args[2] then return {epoch, seq} end
+  if epoch ~= args[1] then return no('store_changed', 'somebody else gave it a new epoch meanwhile') end
+  call('DEL', keys[2])
+  call('HSET', keys[1], 'epoch', args[2])
+  local clock = call('TIME')
+  call('XADD', keys[2], args[2] .. '-' .. seq, 'c', u64(clock[1] * 1000 + floor(clock[2] / 1000)))
+  return {args[2], seq}
+end
+
+-- keys: head, changes; args: changes to keep, kind number, chunk, SHA-1 of the slots and side records as they were
+-- seen; then, to put them right, slots and side records that give the sum kept. Without these the chunk is accepted as
+-- it is: its slots are told as changes and the sums made anew. Answers {epoch, seq}.
+local function mend(keys, args)
+  local head, changes, prefix = keys[1], keys[2], sub(keys[1], 1, -5)
+  local kind, chunk = tonumber(args[2]), tonumber(args[3])
+  local layout, epoch, seq, count = unpack(call('HMGET', head, 'layout', 'epoch', 'seq', 'n:' .. (KINDS[kind] or '')))
+  if not layout then return no('store_not_created', 'this shard does not exist') end
+  if layout ~= LAYOUT then return no('store_layout', 'layout ' .. layout) end
+  local used = math.min(SLOTS, tonumber(count or 0) - chunk * SLOTS)
+  if used < 1 then return no('bad_field', 'there is no such chunk') end
+  local c = prefix .. 'c:' .. KINDS[kind] .. ':' .. chunk
+  local s = prefix .. 's:' .. KINDS[kind] .. ':' .. chunk
+  local slots, sides = call('GETRANGE', c, 0, used * SLOT - 1), call('GETRANGE', s, 0, used * SIDE - 1)
+  if redis.sha1hex(slots .. sides) ~= args[4] then return no('store_changed', 'the chunk was changed meanwhile') end
+  local accepts = not args[5]
+  if not accepts then slots, sides = args[5], args[6] or '' end
+  if #slots ~= used * SLOT or #sides ~= used * SIDE then
+    return no('bad_field', 'these are not the slots and side records of ' .. used .. ' entries')
+  end
+  local record, sum = {}, 0
+  for i = 0, used - 1 do
+    local numbered = pack('>I4', chunk * SLOTS + i)
+      .. sub(slots, i * SLOT + 1, i * SLOT + SLOT) .. sub(sides, i * SIDE + 1, i * SIDE + SIDE)
+    sum = (sum + sum_of(numbered)) % MODULUS
+    record[2 * i + 2], record[2 * i + 3] = char(kind - 1), numbered
+  end
+  local sums = prefix .. 'sums:' .. KINDS[kind]
+  if not accepts then
+    local hi, lo = take('>I4I4', call('GETRANGE', sums, chunk * 8, chunk * 8 + 7))
+    if sum ~= hi * 4294967296 + lo then return no('bad_field', 'this does not give the sum that is kept') end
+    call('SETRANGE', c, 0, slots)
+    call('SETRANGE', s, 0, sides)
+    return {epoch, seq}
+  end
+  call('SETRANGE', sums, chunk * 8, u64(sum))
+  local total = 0  -- made anew too: the sum that was kept may be what was damaged
+  for _, name in ipairs(KINDS) do
+    local all = call('GET', prefix .. 'sums:' .. name) or ''
+    for at = 1, #all, 8 do
+      local hi, lo = take('>I4I4', all, at)
+      total = (total + hi * 4294967296 + lo) % MODULUS
+    end
+  end
+  local clock = call('TIME')
+  record[1] = u64(clock[1] * 1000 + floor(clock[2] / 1000))
+  local written = string.format('%d', seq + used)
+  call('XADD', changes, epoch .. '-' .. written, 'c', table.concat(record))
+  call('XTRIM', changes, 'MINID', '~', epoch .. '-' .. string.format('%d', math.max(1, seq + used - args[1])))
+  call('HSET', head, 'seq', written, 'total', string.format('%.0f', total))
+  return {epoch, written}
+end
+
 -- keys: sets' head, changes, sets, op:<operation>; args: stream length, answer's life in ms, name, expected
 -- version, policy. Stores and answers "<number> <version> <policy>"; the version is the sequence of the change.
 local function put_set(keys, args)
@@ -329,5 +397,7 @@ redis.register_function('hashweir_1_apply', ready(apply))
 redis.register_function('hashweir_1_claim', ready(claim))
 redis.register_function('hashweir_1_create_shard', ready(create_shard))
 redis.register_function('hashweir_1_complete', ready(complete))
+redis.register_function('hashweir_1_new_epoch', ready(new_epoch))
+redis.register_function('hashweir_1_mend', ready(mend))
 redis.register_function('hashweir_1_put_set', ready(put_set))
 redis.register_function('hashweir_1_put_batch', ready(put_batch))

@@ -1,11 +1,16 @@
-"""Shards and sets in Redis or Valkey. Every change goes through the server functions of `hashweir_1.lua`."""
+"""Shards and sets in Redis or Valkey. Every change goes through the server functions of `hashweir_1.lua`.
+
+Long because it is one seam: each method is a few commands, and their keys want to be seen together.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -131,6 +136,26 @@ class RedisStore:
             position=Position(int(epoch), int(seq)),
             repeated=bool(repeated),
         )
+
+    async def new_epoch(self, shard: int | None) -> Position:
+        """Begin another history with what is there. Raises Refused(store_changed), and as `apply`."""
+        name = self._sets if shard is None else partial(self._key, shard)
+        ((epoch,),) = await self._link.exchange(("HMGET", name("head"), "epoch"))
+        if epoch is None:
+            raise Refused("store_not_created")
+        keys = name("head"), name("changes")
+        (answer,) = await self._write(("FCALL", "hashweir_1_new_epoch", 2, *keys, epoch, new_epoch(above=int(epoch))))
+        return Position(*map(int, answer))
+
+    async def mend_chunk(
+        self, shard: int, kind: Kind, number: int, seen: Chunk, right: tuple[bytes, bytes] | None
+    ) -> Position:
+        """Write what gives the chunk's sum, or accept what is there. Raises Refused(store_changed | bad_field)."""
+        keys = self._key(shard, "head"), self._key(shard, "changes")
+        digest = hashlib.sha1(seen.slots + seen.sides, usedforsecurity=False).hexdigest()
+        settings = self._stream_length, KINDS.index(kind) + 1, number, digest
+        (answer,) = await self._write(("FCALL", "hashweir_1_mend", 2, *keys, *settings, *(right or ())))
+        return Position(*map(int, answer))
 
     async def put_set(self, operation: str, changed: Set, expected_version: int) -> Set:
         """Create (expected_version 0) or replace a set; gives number and new version. Idempotent by operation.

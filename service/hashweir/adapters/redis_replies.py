@@ -18,9 +18,13 @@ _TIME_BYTES = 8
 _CHANGE = struct.Struct(f">BI{SLOT_BYTES}s{SIDE_BYTES}s")
 
 
-def new_epoch() -> int:
-    """64 random bits. Stream ids begin with them and 0-0 is none, so they are never 0."""
-    return secrets.randbelow(2**64 - 1) + 1
+def new_epoch(above: int = 0) -> int:
+    """64 random bits. Stream ids begin with them and 0-0 is none, so they are never 0.
+
+    `above` an earlier epoch, where there is room: XREAD wakes for larger ids only.
+    """
+    room = 2**64 - 1 - above
+    return above + 1 + secrets.randbelow(room) if room > 2**32 else secrets.randbelow(above - 1) + 1
 
 
 def milliseconds(now: Sequence[bytes]) -> int:
@@ -72,8 +76,6 @@ def read_record(shard: int, id_: bytes, fields: Sequence[bytes], after: Position
             )
             for seq, (kind, slot, image, side) in enumerate(rows, last - len(rows) + 1)
         ]
-        if not changes:
-            raise ValueError
     except (ValueError, IndexError, struct.error):
         raise Refused("store_refused", f"shard {shard}: the change {id_!r} is damaged") from None
     return changes if after.epoch != epoch else [change for change in changes if change.position.seq > after.seq]

@@ -28,6 +28,8 @@ T = TypeVar("T")
 app = App(name="sets", help="Hash sets: list, create, import, add, withdraw, activate, off.")
 app.command("hashweir.cli.sets_files:import_file", name="import")
 app.command("hashweir.cli.sets_files:export")
+app.command("hashweir.cli.sets_mend:repair")
+app.command("hashweir.cli.sets_mend:reconcile")
 
 Name = Annotated[str, Parameter(help="name of the set")]
 Operation = Annotated[
