@@ -117,7 +117,12 @@ def derive(size: int, *parts: bytes) -> bytes:
     The lengths keep two different lists of parts from running together. Same parts, same id: on every worker, at
     every replay.
     """
-    return hashlib.blake2b(b"".join([len(part).to_bytes(4, "big") + part for part in parts]), digest_size=size).digest()
+    return hashlib.blake2b(framed(*parts), digest_size=size).digest()
+
+
+def framed(*parts: bytes) -> bytes:
+    """The parts, each behind its 4-byte big-endian length."""
+    return b"".join([len(part).to_bytes(4, "big") + part for part in parts])
 
 
 # ── what comes in ──

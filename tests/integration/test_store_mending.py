@@ -14,7 +14,7 @@ import redis
 
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
-from hashweir.sets import commands, reconcile, repair
+from hashweir.sets import commands, damage, reconcile, repair
 from hashweir.sets.commands import LOCAL
 from hashweir.sets.read import Line, Row
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES
@@ -48,8 +48,8 @@ class Bench:
         there = self.raw.getrange(key, at, at + len(mask) - 1)
         self.raw.setrange(key, at, bytes(a ^ b for a, b in zip(there, mask, strict=True)))
 
-    async def damaged(self) -> list[repair.Damaged]:
-        return [one async for _, _, one in repair.find(self.store) if one]
+    async def damaged(self) -> list[damage.Damaged]:
+        return [one async for _, _, one in damage.find(self.store) if one]
 
     async def mend(self, lines: list[Line] | None = None) -> repair.Mended:
         (one,) = await self.damaged()
@@ -126,7 +126,7 @@ async def test_what_nothing_mends_can_be_accepted(bench: Bench) -> None:
         told = repair.Mender(bench.store, (await bench.store.read_sets()).sets).unmended(one)
         assert (told.outcome, told.suspects, told.entries) == ("not_mended", (9,), CHUNK_SLOTS)
         seq = (await bench.store.head(0)).position.seq
-        assert (await repair.accept(bench.store, one)).outcome == "accepted"
+        assert (await repair.accept(bench.store, LOCAL, one)).outcome == "accepted"
         assert await bench.damaged() == []
         await until(lambda: follower.known.shards[0].position.seq == seq + CHUNK_SLOTS)
         await until(lambda: follower.known.view().standing == "verified")
@@ -138,7 +138,7 @@ async def test_a_damaged_sum_is_made_anew(bench: Bench) -> None:
     total = (await bench.store.head(0)).total
     bench.xor("{mend:0}:sums:pdq", 5, b"\x40")
     (one,) = await bench.damaged()
-    await repair.accept(bench.store, one)
+    await repair.accept(bench.store, LOCAL, one)
     assert (await bench.damaged(), (await bench.store.head(0)).total) == ([], total)
 
 
@@ -148,7 +148,7 @@ async def test_a_follower_sees_the_damage_and_the_mending(server: Server) -> Non
         here.raw.setrange("{faults:0}:c:pdq:0", 3 * SLOT_BYTES, b"\xff\x00\xff\x00")
         await found_within("detected", lambda: ("store_damaged", 0) in here.alarms)
         assert "`hashweir sets repair`" in here.follower.alarms.active["store_damaged", 0]
-        (one,) = [one async for _, _, one in repair.find(here.store) if one]
+        (one,) = [one async for _, _, one in damage.find(here.store) if one]
         told = await repair.Mender(here.store, (await here.store.read_sets()).sets).mend(one)
         assert (told.outcome, told.source) == ("mended", "change stream")
         await until(lambda: here.follower.alarms.active == {})

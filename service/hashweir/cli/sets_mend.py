@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hashweir.ports import Position, Store
+    from hashweir.sets.damage import Damaged
     from hashweir.sets.read import Line
     from hashweir.sets.reconcile import Accepted
-    from hashweir.sets.repair import Damaged, Mended, Mender
+    from hashweir.sets.repair import Mended, Mender
 
 Yes = Annotated[bool, Parameter(negative="", help="do it without asking")]
 _ACCEPT_CHUNKS = "take what no source mends as it is, after listing every entry of the chunk"
@@ -61,7 +62,7 @@ def repair(
             if done.outcome == "not_mended" and accept and not dry_run:
                 _list(mender, one)
                 if yes or _confirmed("accept these entries as they are?", "accept"):
-                    done = await accept_chunk(store, one, log())
+                    done = await accept_chunk(store, commands.LOCAL, one, log())
             told.append(done)
         return told
 
@@ -135,15 +136,15 @@ async def _damaged(store: Store) -> list[Damaged]:
     """All damaged chunks, with a progress bar on a terminal."""
     from rich.progress import Progress
 
-    from hashweir.sets import repair as repairing
+    from hashweir.sets import damage
 
     found: list[Damaged] = []
     with Progress(console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("chunks", total=None)
-        async for count, total, damaged in repairing.find(store):
+        async for count, total, one in damage.find(store):
             progress.update(task, completed=count, total=total)
-            if damaged:
-                found.append(damaged)
+            if one:
+                found.append(one)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Bulk import: changes gathered by shard and sent as full operations of one shard, a few of them at once.
+"""Bulk import: changes gathered by shard and sent as full operations of one shard, two at once.
 
 One operation of 256 for one shard costs the store one answer to remember and few calls; split over all shards it would
 cost sixteen. Reading goes on while the store works. Which changes share an operation follows from the file alone, so
@@ -30,9 +30,9 @@ from hashweir.sets.write import (
 )
 from hashweir.shards.layout import NAME_BYTES, SIDE_BYTES, pack, shard_of
 
-AT_ONCE: Final = 4
+AT_ONCE: Final = 2
 """Operations under way. It keeps the store busy while this process reads, and bounds how long a single change of
-somebody else waits behind them: some 3 ms each."""
+somebody else waits behind them, some 3 ms each: four gave no more a second and twice the wait."""
 _TIME = slice(8, 16)
 """Where a side record holds its time. A repeat is later and still the same operation."""
 

@@ -1,4 +1,4 @@
-"""Chunks that were damaged in the store: find them, look for what they held, and put that back.
+"""Chunks that were damaged in the store: look for what they held, and put that back.
 
 Every chunk has a sum, kept up change by change, so damage shows as bytes that do not give it; and a proposal that does
 give it is right (by chance one in 2^52 would be, so even millions of guesses are safe). Proposals come from, in this
@@ -15,84 +15,43 @@ What no proposal mends can be accepted as it is, which is a decision about every
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Literal
-
-from msgspec import Meta
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Literal
 
 from hashweir.hashing import HASHERS
 from hashweir.logs import Logger, quiet
-from hashweir.model import ENTRY_STATES, FORMS, KINDS, Batch, Entry, Kind, Set, Value
-from hashweir.ports import Chunk, Position, Store
+from hashweir.model import ENTRY_STATES, FORMS, Batch, Entry, Kind, Set, Value
+from hashweir.ports import Position, Store
+from hashweir.sets.damage import Damaged, Row, distance, missing, one_byte, one_of
 from hashweir.sets.read import Line
 from hashweir.sets.validate import FORMS_OF
 from hashweir.shards.layout import (
     CHUNK_SLOTS,
-    SIDE_BYTES,
-    SLOT_BYTES,
     SLOT_FORMS,
-    SUM_MODULUS,
     entry_id,
     item_id,
     pack,
     shard_of,
-    slot_sum,
     unpack,
 )
 
-Row = tuple[bytes, bytes]
-"""A slot and its side record."""
 Source = Literal["change stream", "export", "one byte"]
 
 
-class Damaged(Value, frozen=True):
-    """A chunk that does not give its sum, as it was seen."""
-
-    shard: int
-    kind: Kind
-    number: int
-    chunk: Chunk
-
-    @property
-    def rows(self) -> list[Row]:
-        """Slots with side records; what is missing at the end of a string that was cut is zeros."""
-        count = max(-(-len(self.chunk.slots) // SLOT_BYTES), -(-len(self.chunk.sides) // SIDE_BYTES))
-        slots, sides = (
-            self.chunk.slots.ljust(count * SLOT_BYTES, b"\0"),
-            self.chunk.sides.ljust(count * SIDE_BYTES, b"\0"),
-        )
-        return [
-            (slots[at * SLOT_BYTES : (at + 1) * SLOT_BYTES], sides[at * SIDE_BYTES : (at + 1) * SIDE_BYTES])
-            for at in range(count)
-        ]
-
-
 class Mended(Value, frozen=True):
-    """What became of a damaged chunk. `suspects` are slots whose entry id does not follow from their value."""
+    """What became of a damaged chunk of so many `entries`.
+
+    `slots` were put right; `suspects` are slots whose entry id does not follow from their value.
+    """
 
     shard: int
     kind: Kind
     chunk: int
     outcome: Literal["mended", "accepted", "not_mended"]
+    entries: int
     source: Source | None = None
     slots: tuple[int, ...] = ()
     suspects: tuple[int, ...] = ()
-    entries: Annotated[int, Meta(description="slots in use")] = 0
-
-
-async def find(store: Store) -> AsyncIterator[tuple[int, int, Damaged | None]]:
-    """Every chunk of the store: how many were read, how many there are, and the chunk where it is damaged."""
-    heads = await store.heads()
-    there = [
-        (shard, kind, number)
-        for shard, head in enumerate(heads)
-        for kind in KINDS
-        for number in range(-(-head.counts.get(kind, 0) // CHUNK_SLOTS))
-    ]
-    for count, (shard, kind, number) in enumerate(there, 1):
-        chunk = await store.read_chunk(shard, kind, number)
-        seen = Damaged(shard=shard, kind=kind, number=number, chunk=chunk)
-        yield count, len(there), None if _missing(seen, seen.rows) == 0 else seen
 
 
 class Mender:
@@ -147,23 +106,23 @@ class Mender:
             at = change.slot - first
             if change.kind == kind and 0 <= at < len(rows) and change.position <= damaged.chunk.position:
                 rows[at] = change.image, change.side
-        if (missing := _missing(damaged, rows)) == 0:
+        if (lacking := missing(damaged, rows)) == 0:
             yield "change stream", rows
         suspects = [at for at, row in enumerate(rows) if self._suspect(kind, row)]
         known = await self._from_export(damaged, rows)
-        if found := _one_of(damaged, rows, ((at, row) for at, some in known.items() for row in some), missing):
+        if found := one_of(damaged, rows, ((at, row) for at, some in known.items() for row in some), lacking):
             yield "export", found
         for chosen in (suspects, known):
             put = {at: known[at][0] for at in chosen if at in known}
             together = [put.get(at, row) for at, row in enumerate(rows)]
-            if put and _missing(damaged, together) == 0:
+            if put and missing(damaged, together) == 0:
                 yield "export", together
         others = [at for at in range(len(rows)) if at not in suspects]
         bits = [1 << bit for bit in range(8)]
         for places, values in ((suspects, range(1, 256)), (others, bits), (others, range(1, 256))):
             for at in places:
                 await asyncio.sleep(0)  # the last round takes half a minute
-                if found := _one_of(damaged, rows, _one_byte(rows[at], at, values), missing):
+                if found := one_of(damaged, rows, one_byte(rows[at], at, values), lacking):
                     yield "one byte", found
 
     def _suspect(self, kind: Kind, row: Row) -> bool:
@@ -206,13 +165,14 @@ class Mender:
         homeless = [row for line in lost if str(line.entry) not in elsewhere for row in _packed(line, of, batches)]
         for at, row in enumerate(rows):
             if self._suspect(damaged.kind, row) and (one := [*found.get(at, []), *homeless]):
-                found[at] = sorted(one, key=lambda proposed: _distance(proposed, row))
+                found[at] = sorted(one, key=lambda proposed: distance(proposed, row))
         return {at: some for at, some in found.items() if some}
 
 
-async def accept(store: Store, damaged: Damaged, log: Logger | None = None) -> Mended:
+async def accept(store: Store, principal: str, damaged: Damaged, log: Logger | None = None) -> Mended:
     """Take a chunk as it is: its sum is made anew and followers take it over. Raises as `Mender.mend`."""
     await store.mend_chunk(damaged.shard, damaged.kind, damaged.number, damaged.chunk, None)
+    (log or quiet()).warning("sets.damage_accepted", principal=principal, entries=len(damaged.rows))
     return _told(damaged, "accepted", log)
 
 
@@ -237,41 +197,6 @@ def _told(
     )
     (log or quiet()).warning("sets.repaired", shard=told.shard, kind=told.kind, chunk=told.chunk, outcome=outcome)
     return told
-
-
-def _missing(damaged: Damaged, rows: Sequence[Row]) -> int:
-    """By how much these rows miss the sum that is kept, mod 2^52."""
-    first = damaged.number * CHUNK_SLOTS
-    return (damaged.chunk.sum - sum(slot_sum(first + at, *row) for at, row in enumerate(rows))) % SUM_MODULUS
-
-
-def _one_of(
-    damaged: Damaged, rows: Sequence[Row], proposals: Iterable[tuple[int, Row]], missing: int
-) -> list[Row] | None:
-    """The rows with the one replaced that gives what is `missing` to the sum."""
-    first = damaged.number * CHUNK_SLOTS
-    wanted: dict[int, int] = {}
-    for at, row in proposals:
-        if at not in wanted:
-            wanted[at] = (slot_sum(first + at, *rows[at]) + missing) % SUM_MODULUS
-        if slot_sum(first + at, *row) == wanted[at]:
-            return [*rows[:at], row, *rows[at + 1 :]]
-    return None
-
-
-def _distance(one: Row, other: Row) -> int:
-    """In how many bytes two rows differ."""
-    return sum(a != b for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
-
-
-def _one_byte(row: Row, at: int, values: Sequence[int]) -> Iterator[tuple[int, Row]]:
-    """The row of this place with one byte changed by xor with each of these values."""
-    whole = bytearray(b"".join(row))
-    for byte, kept in enumerate(bytes(whole)):
-        for value in values:
-            whole[byte] = kept ^ value
-            yield at, (bytes(whole[:SLOT_BYTES]), bytes(whole[SLOT_BYTES:]))
-        whole[byte] = kept
 
 
 def _packed(line: Line, of: Set, batches: Mapping[str, Batch]) -> list[Row]:
