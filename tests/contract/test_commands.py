@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -233,6 +234,52 @@ async def test_what_is_exported_imports_to_the_same(store: Store) -> None:
     assert done.report.rejected == {}
     undated = [msgspec.structs.replace(line, added_ms=None) for line in first]
     assert [msgspec.structs.replace(line, added_ms=None) for line in await exported(twin)] == undated
+
+
+async def test_bulk_imports_carry_everything(store: Store) -> None:
+    """Long names, several kinds, quality, notes and withdrawals, through operations that hold one shard each."""
+    await make(store)
+    rows = [
+        *(Row(kind="pdq", value=pdq(n), item=f"item {n % 50} with a name for people", quality=60) for n in range(500)),
+        *(Row(kind="tlsh", value=tlsh(n), form="normal", length=700 + n, note=f"note {n % 3}") for n in range(200)),
+        *(Row(kind="md5", value=pdq(n)[:32], item="Müller") for n in range(100)),
+    ]
+    done = await commands.import_rows(store, LOCAL, "demo", enumerate(rows, 1))
+    assert (done.outcomes, done.entries) == ({"added": 800}, ())
+    twin = MemoryStore()
+    await twin.create(7)
+    await twin.open()
+    await make(twin)
+    for outcomes in ({"added": 800}, {"unchanged": 790, "withdrawn": 10}):
+        lines = b"".join(map(show_line, await exported(store)))
+        assert (await commands.import_rows(twin, LOCAL, "demo", Reader(io.BytesIO(lines)))).outcomes == outcomes
+        same = [[msgspec.structs.replace(line, added_ms=None) for line in await exported(one)] for one in (store, twin)]
+        assert same[0] == same[1]
+        await commands.withdraw(store, LOCAL, "demo", rows[495:505], reason="overturned")
+
+
+async def test_a_cancelled_bulk_import_leaves_no_task_behind(store: Store) -> None:
+    """What was under way ends with it; repeated, it is completed."""
+    await make(store)
+    started = asyncio.Event()
+
+    class Slow(Torn):
+        async def apply_packed(self, part: PackedPart) -> Applied:
+            started.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    before = asyncio.all_tasks()
+    importing = asyncio.create_task(
+        commands.import_rows(Slow(store, []), LOCAL, "demo", Reader(io.BytesIO(a_file(700))))  # type: ignore[arg-type]
+    )
+    await started.wait()
+    importing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await importing
+    assert asyncio.all_tasks() == before
+    done = await commands.import_rows(store, LOCAL, "demo", Reader(io.BytesIO(a_file(700))))
+    assert done.outcomes == {"added": 700}
 
 
 async def test_a_retired_row_withdraws(store: Store) -> None:

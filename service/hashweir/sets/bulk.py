@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
@@ -51,30 +51,34 @@ class BulkWriter:
         self._under_way: set[asyncio.Task[None]] = set()
         self.outcomes: Counter[EditResult] = Counter()
 
-    async def write(self, changes: Sequence[Change]) -> None:
-        """Take changes, and send what fills an operation. Raises Unreachable, saying how to go on; Refused."""
-        try:
-            await put_batches(self._store, changes, self._batches)
-            for change in changes:
-                shard = shard_of(change.value, self._store.shards)
-                self._gathered[shard].append(change)
-                if len(self._gathered[shard]) == MOST_CHANGES:
-                    await self._send(shard)
-        except BaseException as error:
-            await self._give_up(error)
-            raise
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def finish(self) -> None:
-        """Send the rest and wait for every answer. Raises as `write`."""
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Send the rest and wait for every answer; after an error, leave nothing under way. Raises as `write`."""
         try:
-            for shard, gathered in enumerate(self._gathered):
-                if gathered:
-                    await self._send(shard)
-            while self._under_way:
-                await self._one_done()
-        except BaseException as error:
-            await self._give_up(error)
+            if error is None:
+                for shard, gathered in enumerate(self._gathered):
+                    if gathered:
+                        await self._send(shard)
+                while self._under_way:
+                    await self._one_done()
+        except BaseException as later:
+            error = later
             raise
+        finally:
+            await self._end(cancel=error is not None and not isinstance(error, Exception))
+            if isinstance(error, Unreachable):
+                raise repeatable(error, self._operation, self.outcomes.total()) from error
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        """Take changes; send what fills an operation. Raises Unreachable (the context says how to go on), Refused."""
+        await put_batches(self._store, changes, self._batches)
+        for change in changes:
+            shard = shard_of(change.value, self._store.shards)
+            self._gathered[shard].append(change)
+            if len(self._gathered[shard]) == MOST_CHANGES:
+                await self._send(shard)
 
     def answer(self, report: Report) -> Written:
         """What was done in all."""
@@ -114,18 +118,12 @@ class BulkWriter:
             if error:
                 raise error
 
-    async def _give_up(self, error: BaseException) -> None:
-        """Let what is under way end (cancelled in its turn where we are), then say how far it came."""
-        if isinstance(error, asyncio.CancelledError):
-            for task in self._under_way:
-                task.cancel()
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+    async def _end(self, *, cancel: bool) -> None:
+        """Let what is under way end, cancelled where we are. The first error was told, those after it are not."""
         for task in self._under_way:
-            if not task.cancelled():
-                task.exception()  # the first error is the one that is told
-        if isinstance(error, Unreachable):
-            raise repeatable(error, self._operation, self.outcomes.total()) from error
+            if cancel:
+                task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
 
 def packed(

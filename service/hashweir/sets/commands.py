@@ -204,19 +204,18 @@ async def import_rows(
     validator = Validator(into, principal=principal, now_ms=time_ms, labels=labels, note=note)
     checked = validator.check(rows)
     first = list(islice(checked, MOST_CHANGES + 1))
-    small = len(first) <= MOST_CHANGES
-    kind = Writer if small else BulkWriter
-    writer = kind(store, principal, into, operation, time_ms, publish)
+    made = Writer if len(first) <= MOST_CHANGES else BulkWriter
+    writer = made(store, principal, into, operation, time_ms, publish)
     runs = chain([first], iter(lambda: list(islice(checked, MOST_CHANGES)), []))
-    for run in runs:
-        good = [change for _, change in run if isinstance(change, Change)]
-        for line, refused in run:
-            if rejected and isinstance(refused, Rejection):
-                rejected(line, refused)
-        if good and not dry_run:
-            await writer.write(good)
-        await asyncio.sleep(0)  # reading and checking hold the loop: let others have their turn
-    await writer.finish()
+    async with writer:
+        for run in runs:
+            good = [change for _, change in run if isinstance(change, Change)]
+            for line, refused in run:
+                if rejected and isinstance(refused, Rejection):
+                    rejected(line, refused)
+            if good and not dry_run:
+                await writer.write(good)
+            await asyncio.sleep(0)  # reading and checking hold the loop: let others have their turn
     written = structs.replace(writer.answer(validator.report()), dry_run=dry_run)
     _log_written(log, principal, written)
     return written

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -217,6 +217,12 @@ class Writer:
         self._pieces = 0
         self.outcomes: Counter[EditResult] = Counter()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is under way after `write`."""
+
     async def write(self, changes: Sequence[Change]) -> None:
         """Apply at most 256 changes as the next piece. Raises Unreachable, saying how to go on; Refused."""
         try:
@@ -239,9 +245,6 @@ class Writer:
             self._events = events
         else:
             self._entries, self._events = [], []
-
-    async def finish(self) -> None:
-        """Nothing is under way after `write`."""
 
     def answer(self, report: Report, *, missing: Sequence[str] = ()) -> Written:
         """What was done in all."""
