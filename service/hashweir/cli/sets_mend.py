@@ -95,7 +95,8 @@ def reconcile(
     """Rule on a store that lost changes (alarm `store_rewound`). Without --accept it only says how things stand.
 
     First repeat what was lost: every import, add and withdrawal since the last good moment, under its old operation id
-    (`--operation ID`, from the log or the journal of whoever ran it). What is still there is not applied twice.
+    (`--operation ID`, from the log or the journal of whoever ran it). What is still there is not applied twice. Where
+    there is an export from shortly before, `hashweir sets import` takes it: its withdrawn rows withdraw again.
     Then --accept: every shard gets a new epoch and workers take the store's word for everything. Withdrawals that
     they kept against the store and that were not repeated end with it: those entries are active again.
     """
