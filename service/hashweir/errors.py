@@ -91,8 +91,13 @@ REASONS: dict[str, Reason] = {
     "store_not_created": Reason("fault", "store", False, "the store is empty: run `hashweir check --create`"),
     "store_layout": Reason("fault", "store", False, "the store was made by another layout version"),
     "store_refused": Reason("fault", "store", False, "Redis/Valkey refused the command"),
-    "store_rewound": Reason("fault", "store", False, "Redis/Valkey lost changes that were seen: `sets reconcile`"),
-    "store_damaged": Reason("fault", "store", False, "a chunk in Redis/Valkey does not fit its sum: `sets repair`"),
+    "store_changed": Reason("input", "store", False, "it is no longer as it was seen: look again and repeat"),
+    "store_rewound": Reason(
+        "fault", "store", False, "Redis/Valkey lost changes that were seen: `hashweir sets reconcile`"
+    ),
+    "store_damaged": Reason(
+        "fault", "store", False, "a chunk in Redis/Valkey does not fit its sum: `hashweir sets repair`"
+    ),
     "store_epoch": Reason("fault", "store", False, "a shard has a new epoch: made anew, or reconciled"),
     "copy_damaged": Reason("fault", "store", False, "memory of this process changed by itself; it was read again"),
     "outcome_unknown": Reason("fault", "store", False, "too few replicas confirmed: repeat with the same id"),

@@ -117,11 +117,12 @@ def derive(size: int, *parts: bytes) -> bytes:
     The lengths keep two different lists of parts from running together. Same parts, same id: on every worker, at
     every replay.
     """
-    h = hashlib.blake2b(digest_size=size)
-    for part in parts:
-        h.update(len(part).to_bytes(4, "big"))
-        h.update(part)
-    return h.digest()
+    return hashlib.blake2b(framed(*parts), digest_size=size).digest()
+
+
+def framed(*parts: bytes) -> bytes:
+    """The parts, each behind its 4-byte big-endian length."""
+    return b"".join([len(part).to_bytes(4, "big") + part for part in parts])
 
 
 # ── what comes in ──

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 import msgspec
@@ -13,7 +14,7 @@ import pytest
 from hashweir.adapters.memory import MemoryStore
 from hashweir.errors import InputError, OutcomeUnknown, Refused, Unreachable
 from hashweir.model import Action, Set, SetEvent
-from hashweir.ports import Applied, Part, Store
+from hashweir.ports import Applied, PackedPart, Part, Store
 from hashweir.sets import commands, held, write
 from hashweir.sets.commands import LOCAL
 from hashweir.sets.read import Line, Reader, Row, show_line
@@ -196,7 +197,7 @@ async def test_import_reports_bad_rows_and_does_the_rest(store: Store) -> None:
     assert (done.report.rows, done.report.accepted) == (703, 700)
     assert done.report.rejected == {"bad_value": 1, "duplicate_row": 1, "unknown_kind": 1}
     assert refused == [12, 13, 14]
-    assert (done.outcomes, done.operations, done.entries, done.events) == ({"added": 700}, 3, (), ())
+    assert (done.outcomes, done.operations, done.entries, done.events) == ({"added": 700}, 4, (), ())
     assert len({e.entry for e in news}) == 700
     found = await exported(store)
     assert len(found) == 700
@@ -235,6 +236,52 @@ async def test_what_is_exported_imports_to_the_same(store: Store) -> None:
     assert [msgspec.structs.replace(line, added_ms=None) for line in await exported(twin)] == undated
 
 
+async def test_bulk_imports_carry_everything(store: Store) -> None:
+    """Long names, several kinds, quality, notes and withdrawals, through operations that hold one shard each."""
+    await make(store)
+    rows = [
+        *(Row(kind="pdq", value=pdq(n), item=f"item {n % 50} with a name for people", quality=60) for n in range(500)),
+        *(Row(kind="tlsh", value=tlsh(n), form="normal", length=700 + n, note=f"note {n % 3}") for n in range(200)),
+        *(Row(kind="md5", value=pdq(n)[:32], item="Müller") for n in range(100)),
+    ]
+    done = await commands.import_rows(store, LOCAL, "demo", enumerate(rows, 1))
+    assert (done.outcomes, done.entries) == ({"added": 800}, ())
+    twin = MemoryStore()
+    await twin.create(7)
+    await twin.open()
+    await make(twin)
+    for outcomes in ({"added": 800}, {"unchanged": 790, "withdrawn": 10}):
+        lines = b"".join(map(show_line, await exported(store)))
+        assert (await commands.import_rows(twin, LOCAL, "demo", Reader(io.BytesIO(lines)))).outcomes == outcomes
+        same = [[msgspec.structs.replace(line, added_ms=None) for line in await exported(one)] for one in (store, twin)]
+        assert same[0] == same[1]
+        await commands.withdraw(store, LOCAL, "demo", rows[495:505], reason="overturned")
+
+
+async def test_a_cancelled_bulk_import_leaves_no_task_behind(store: Store) -> None:
+    """What was under way ends with it; repeated, it is completed."""
+    await make(store)
+    started = asyncio.Event()
+
+    class Slow(Torn):
+        async def apply_packed(self, part: PackedPart) -> Applied:
+            started.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    before = asyncio.all_tasks()
+    importing = asyncio.create_task(
+        commands.import_rows(Slow(store, []), LOCAL, "demo", Reader(io.BytesIO(a_file(700))))  # type: ignore[arg-type]
+    )
+    await started.wait()
+    importing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await importing
+    assert asyncio.all_tasks() == before
+    done = await commands.import_rows(store, LOCAL, "demo", Reader(io.BytesIO(a_file(700))))
+    assert done.outcomes == {"added": 700}
+
+
 async def test_a_retired_row_withdraws(store: Store) -> None:
     await make(store)
     await commands.add(store, LOCAL, "demo", some(2))
@@ -254,11 +301,17 @@ class Torn:
         return getattr(self._store, name)
 
     async def apply(self, part: Part) -> Applied:
+        self.applied.append(part)
+        return await self._torn(lambda: self._store.apply(part))
+
+    async def apply_packed(self, part: PackedPart) -> Applied:
+        return await self._torn(lambda: self._store.apply_packed(part))
+
+    async def _torn(self, apply: Callable[[], Awaitable[Applied]]) -> Applied:
         fault = self._faults.pop(0) if self._faults else ""
         if fault == "before":
             raise Unreachable("store_unreachable", "gone before")
-        self.applied.append(part)
-        applied = await self._store.apply(part)
+        applied = await apply()
         if fault == "after":
             raise OutcomeUnknown("outcome_unknown", "gone after")
         return applied
@@ -292,7 +345,7 @@ async def test_a_torn_import_is_completed_by_repeating_it(store: Store) -> None:
             Reader(io.BytesIO(data)),
             operation="monday",
         )
-    assert "253 entries are done" in str(torn_off.value)
+    assert "512 entries are done" in str(torn_off.value)
     done = await commands.import_rows(store, LOCAL, "demo", Reader(io.BytesIO(data)), operation="monday")
     assert done.outcomes == {"added": 600}
     assert len(await exported(store)) == 600

@@ -11,11 +11,14 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+import redis
 
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
@@ -57,12 +60,10 @@ class Cli:
         )
         return subprocess.CompletedProcess(ran.args, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
 
-    def json(self, *arguments: str, code: int = 0, stdin: bytes = b"") -> dict[str, object]:
+    def json(self, *arguments: str, code: int = 0, stdin: bytes = b"") -> Any:
         ran = self(*arguments, "--json", stdin=stdin)
         assert ran.returncode == code, ran.stderr
-        found = json.loads(ran.stdout)
-        assert isinstance(found, dict)
-        return found
+        return json.loads(ran.stdout)
 
 
 @pytest.fixture
@@ -185,6 +186,103 @@ def test_a_store_that_is_away_is_exit_4(cli: Cli) -> None:
     assert ran.returncode == 4
     assert "127.0.0.1:1" in ran.stderr
     assert cli("list", HASHWEIR_STORE__PREFIX="nothing-here").returncode == 1
+
+
+def test_an_import_that_was_killed_is_completed_by_repeating_it(cli: Cli, valkey: ValkeyServer) -> None:
+    made(cli)
+    count = 60_000
+    file = cli.folder / "many.jsonl"
+    rows = (json.dumps({"kind": "pdq", "value": pdq(n), "item": f"item {n}"}) for n in range(count))
+    file.write_text("\n".join(rows))
+    command = ("import", "demo", "many.jsonl", "--operation", "monday")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hashweir", "sets", *command],
+        cwd=cli.folder,
+        env=cli.environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+
+    async def entries() -> int:
+        store = RedisStore(Access(url=valkey.url), cli.environment["HASHWEIR_STORE__PREFIX"])
+        await store.open()
+        heads = await store.heads()
+        await store.close()
+        counts = [head.counts.get("pdq", 0) for head in heads]
+        assert counts == [head.position.seq for head in heads], "nothing is written twice"
+        return sum(counts)
+
+    try:
+        deadline = time.monotonic() + 60
+        while asyncio.run(entries()) < count // 10:
+            assert time.monotonic() < deadline
+    finally:
+        child.kill()
+        _, words = child.communicate()
+    assert b"repeat the command with --operation monday" in words
+    assert count // 10 <= asyncio.run(entries()) < count
+    assert cli.json(*command)["outcomes"] == {"added": count}
+    assert asyncio.run(entries()) == count
+    assert cli.json("import", "demo", "many.jsonl")["outcomes"] == {"unchanged": count}
+
+
+def test_damage_is_named_mended_or_accepted(cli: Cli, valkey: ValkeyServer) -> None:
+    made(cli)
+    cli("import", "demo", "-", stdin="".join(f"pdq {pdq(n)}\n" for n in range(2000)).encode())
+    assert cli.json("repair", code=0) == []
+    prefix = cli.environment["HASHWEIR_STORE__PREFIX"]
+    raw = redis.Redis(port=valkey.port)
+    try:
+        cli("export", "demo", "--out", "demo.jsonl")
+        raw.delete(*(f"{{{prefix}:{shard}}}:changes" for shard in range(4)))
+        raw.setrange(f"{{{prefix}:1}}:c:pdq:0", 2 * 64, b"wrong")
+        raw.setrange(f"{{{prefix}:2}}:c:pdq:0", 3 * 64, b"wrong")
+    finally:
+        raw.close()
+    seen = cli("repair", "--dry-run")
+    assert (seen.returncode, seen.stdout.splitlines()[-1]) == (3, "2 chunks damaged, 0 put right")
+    assert "slots whose id does not follow from their value: 2" in seen.stdout
+    assert cli("repair", "--from", "demo.jsonl").returncode == 2
+    mended = cli("repair", "--from", "demo.jsonl", "--set", "demo")
+    assert (mended.returncode, mended.stdout.splitlines()[-1]) == (0, "2 chunks damaged, 2 put right")
+    assert "shard 1 pdq chunk 0: mended from export; slots 2" in mended.stdout
+    assert cli.json("repair", code=0) == []
+
+
+def test_what_cannot_be_mended_is_accepted_only_by_word(cli: Cli, valkey: ValkeyServer) -> None:
+    made(cli)
+    cli("add", "demo", f"pdq:{pdq(1)}")
+    raw = redis.Redis(port=valkey.port)
+    try:
+        for shard in range(4):
+            prefix = f"{{{cli.environment['HASHWEIR_STORE__PREFIX']}:{shard}}}"
+            if raw.exists(f"{prefix}:c:pdq:0"):
+                raw.delete(f"{prefix}:changes")
+                raw.setrange(f"{prefix}:c:pdq:0", 0, b"wrong")
+    finally:
+        raw.close()
+    left = cli("repair")
+    assert (left.returncode, "--from FILE --set NAME" in left.stderr) == (3, True)
+    asked = cli("repair", "--accept")
+    assert (asked.returncode, "repeat with --yes" in asked.stderr) == (2, True)
+    taken = cli("repair", "--accept", "--yes")
+    assert (taken.returncode, taken.stdout.splitlines()[-1]) == (0, "1 chunks damaged, 1 put right")
+    assert f"slot 0: pdq:{b'wrong'.hex()}" in taken.stderr
+    assert cli.json("repair", code=0) == []
+
+
+def test_reconciling_asks_first(cli: Cli) -> None:
+    made(cli)
+    cli("add", "demo", f"pdq:{pdq(1)}")
+    before = cli.json("reconcile")
+    assert [row["shard"] for row in before] == [0, 1, 2, 3, None]
+    assert cli("reconcile", "--accept").returncode == 2
+    assert cli.json("reconcile") == before
+    after = cli.json("reconcile", "--accept", "--yes")
+    pairs = list(zip(before, after, strict=True))
+    assert all(a["epoch"] != b["epoch"] and a["sequence"] == b["sequence"] for a, b in pairs)
+    assert cli.json("reconcile") == after
+    assert cli.json("add", "demo", f"pdq:{pdq(2)}")["outcomes"] == {"added": 1}
 
 
 def test_a_terminal_gets_a_progress_bar(cli: Cli) -> None:

@@ -6,7 +6,8 @@
 --   :c:<kind>:<i>  chunk i: 1023 slots of 64 bytes     :s:<kind>:<i>  their side records, 40 bytes each
 --   :sums:<kind>   8 bytes per chunk                   :d:<b>         dedupe bucket: id prefix -> place
 --   :names         item -> name over 18 bytes          :op:<id>       the answer to an operation's part
---   :changes       stream, ids epoch-seq, dense
+--   :changes       stream: one record per part, under epoch-seq of its last change; a record is the time in ms (8
+--                  bytes) and for each change kind from 0, slot u32, slot and side record as they are then
 -- Keys of the sets share {prefix:sets}: :head, :sets, :batches, :op:<id>, :changes.
 --
 -- Chunks, sums, buckets and names are not declared but computed from the head's key, because which ones a part
@@ -18,6 +19,7 @@ local KINDS = {'pdq', 'tlsh', 'sha256', 'md5', 'text'}
 local ID_AT = {32, 35, 32, 32, 32}     -- where a slot holds its entry id, from 0
 local STATE_AT = {60, 62, 60, 60, 60}  -- where it holds its state
 local LAYOUT, RETIRED = '1', 3
+local ADD, WITHDRAW = 65, 87           -- letters A and W
 local SLOT, SIDE, SLOTS, BUCKET = 64, 40, 1023, 64
 local MODULUS = 2 ^ 52
 
@@ -29,9 +31,18 @@ local function u64(n)
   return pack('>I4I4', floor(n / 4294967296), n % 4294967296)
 end
 
--- The first 52 bits of a SHA-1: exact in a double, also while two of them are added.
-local function slot_sum(slot, image, side)
-  return tonumber(sub(redis.sha1hex(pack('>I4', slot) .. image .. side), 1, 13), 16)
+-- A slot's share of its chunk's sum, from its number (4 bytes), image and side record: the first 52 bits of a SHA-1,
+-- exact in a double, also while two of them are added.
+local function sum_of(numbered)
+  return tonumber(sub(redis.sha1hex(numbered), 1, 13), 16)
+end
+
+-- Add to one chunk's sum; gives the shard's total with the same added.
+local function add_to_sum(sums, chunk, difference, total)
+  local was, hi, lo = call('GETRANGE', sums, chunk * 8, chunk * 8 + 7), 0, 0
+  if was ~= '' then hi, lo = take('>I4I4', was) end
+  call('SETRANGE', sums, chunk * 8, u64((hi * 4294967296 + lo + difference) % MODULUS))
+  return (total + difference) % MODULUS
 end
 
 -- Dedupe is linear hashing: as many buckets as keep the mean at 64 fields or less, so that every one stays a
@@ -81,39 +92,44 @@ local function look(prefix, bucket, id)
   return nil
 end
 
--- An edit is one string: verb A or W, kind number from 1, then slot, side record and (rarely) the item's name,
--- or just the entry id. Gives a word of complaint, or false.
-local function fault(edit)
-  local verb, kind = sub(edit, 1, 1), byte(edit, 2)
-  if not kind or not KINDS[kind] then return 'unknown kind' end
-  if verb == 'W' then return #edit ~= 18 and 'a withdrawal is 18 bytes' end
-  if verb ~= 'A' then return 'unknown verb' end
-  if #edit < 2 + SLOT + SIDE then return 'an addition is 106 bytes or more' end
-  local state = byte(edit, 3 + STATE_AT[kind])
+-- What is wrong with an edit, or false. An edit is a verb (A or W) and the kind's number, a slot and a side record; of
+-- a withdrawal only the entry id in its slot counts.
+local function fault(verb, kind, state)
+  if not KINDS[kind] then return 'unknown kind' end
+  if verb == WITHDRAW then return false end
+  if verb ~= ADD then return 'unknown verb' end
   return (state > 4 or state == RETIRED) and 'an addition is neither retired nor of an unknown state'
 end
 
-local function id_of(edit)
-  if sub(edit, 1, 1) == 'W' then return sub(edit, 3) end
-  local at = ID_AT[byte(edit, 2)] + 3
-  return sub(edit, at, at + 15)
-end
-
--- keys: head, changes, op:<operation>; args: stream length, answer's life in ms, principal, edits...
+-- keys: head, changes, op:<operation>; args: changes to keep, answer's life in ms, principal, verbs and kinds (2 bytes
+-- per edit), slots, side records, and for each long name the number of its edit and the name.
 -- Answers {repeated, epoch, seq, results}; results has one letter per edit: A R W U N.
+-- Runs of new slots are written with one call each and all changes go into one record: calls cost more than bytes.
 local function apply(keys, args)
   local head, changes, prefix = keys[1], keys[2], sub(keys[1], 1, -5)
   local state = call('HMGET', head, 'layout', 'epoch', 'seq', 'total', 'entries')
   if not state[1] then return no('store_not_created', 'this shard does not exist') end
   if state[1] ~= LAYOUT then return no('store_layout', 'layout ' .. state[1]) end
-  if #args < 4 or #args > 259 then return no('operation_too_large', 'an operation holds 1 to 256 changes') end
-  local names = {}
-  for i = 4, #args do
-    local words = fault(args[i])
-    if words then return no('bad_field', 'change ' .. (i - 3) .. ': ' .. words) end
-    names[#names + 1] = sub(args[i], 1, 1) .. id_of(args[i])
+  local verbs, slots, sides = args[4] or '', args[5] or '', args[6] or ''
+  local edits = #verbs / 2
+  if edits < 1 or edits > 256 then return no('operation_too_large', 'an operation holds 1 to 256 changes') end
+  if edits % 1 ~= 0 or #slots ~= edits * SLOT or #sides ~= edits * SIDE then
+    return no('bad_field', 'a change is 2 bytes, a slot of 64 and a side record of 40')
   end
-  local digest = sub(redis.sha1hex(table.concat(names)), 1, 16)
+  local ids, names = {}, {}
+  for i = 1, edits do
+    local verb, kind = byte(verbs, 2 * i - 1, 2 * i)
+    local words = fault(verb, kind, byte(slots, (i - 1) * SLOT + 1 + (STATE_AT[kind] or 0)))
+    if words then return no('bad_field', 'change ' .. i .. ': ' .. words) end
+    local at = (i - 1) * SLOT + ID_AT[kind]
+    ids[i] = sub(slots, at + 1, at + 16)
+  end
+  for i = 7, #args, 2 do
+    local at = tonumber(args[i])
+    if not ids[at] or not args[i + 1] then return no('bad_field', 'a name belongs to no change') end
+    names[at] = args[i + 1]
+  end
+  local digest = sub(redis.sha1hex(verbs .. table.concat(ids)), 1, 16)
   local known = call('GET', keys[3])
   if known then
     local epoch, seq, results, of = string.match(known, '^(%d+) (%d+) (%u+) (%x+)')
@@ -125,19 +141,33 @@ local function apply(keys, args)
   local counts, deltas, results = {}, {}, {}
   local n, clock = buckets(entries), call('TIME')
   local p = power_below(n)
-  local time = u64(clock[1] * 1000 + floor(clock[2] / 1000))
+  local record = {u64(clock[1] * 1000 + floor(clock[2] / 1000))}
+  local run, run_kind, run_edit, run_slot = 0, 0, 0, 0  -- new slots in a row that are still to be written
 
-  local function changed(kind, slot, image, side, difference)
-    seq = seq + 1
-    call('XADD', changes, epoch .. '-' .. string.format('%d', seq), 'c',
-      char(kind - 1) .. pack('>I4', slot) .. time .. image .. side)
-    local key = kind * 16777216 + floor(slot / SLOTS)
-    deltas[key] = ((deltas[key] or 0) + difference) % MODULUS
+  local function flush()
+    if run == 0 then return end
+    local chunk, at = KINDS[run_kind] .. ':' .. floor(run_slot / SLOTS), run_slot % SLOTS
+    if at == 0 then  -- written whole at once: a string that grows is given up to twice its size
+      call('SETRANGE', prefix .. 'c:' .. chunk, SLOTS * SLOT - 1, '\0')
+      call('SETRANGE', prefix .. 's:' .. chunk, SLOTS * SIDE - 1, '\0')
+    end
+    local from, to = run_edit - 1, run_edit - 1 + run
+    call('SETRANGE', prefix .. 'c:' .. chunk, at * SLOT, sub(slots, from * SLOT + 1, to * SLOT))
+    call('SETRANGE', prefix .. 's:' .. chunk, at * SIDE, sub(sides, from * SIDE + 1, to * SIDE))
+    run = 0
   end
 
-  for i = 4, #args do
-    local edit = args[i]
-    local adds, kind, id = sub(edit, 1, 1) == 'A', byte(edit, 2), sub(names[i - 3], 2)
+  local function changed(kind, slot, numbered, before)
+    seq = seq + 1
+    record[#record + 1] = char(kind - 1)
+    record[#record + 1] = numbered
+    local key = kind * 16777216 + floor(slot / SLOTS)
+    deltas[key] = ((deltas[key] or 0) + sum_of(numbered) - before) % MODULUS
+  end
+
+  for i = 1, edits do
+    local verb, kind = byte(verbs, 2 * i - 1, 2 * i)
+    local adds, id, result = verb == ADD, ids[i]
     local bucket = prefix .. 'd:' .. bucket_of(id, n, p)
     local count = adds and (counts[kind] or tonumber(call('HGET', head, 'n:' .. KINDS[kind]) or 0))
     local place, grows = adds and string.format('%d', count * 8 + kind), entries >= n * BUCKET
@@ -145,16 +175,13 @@ local function apply(keys, args)
     -- can't, since the number of buckets follows from the number of entries.)
     local entered = adds and not grows and call('HSETNX', bucket, sub(id, 1, 6), place) == 1
     local where, slot, old
-    if not entered then where, slot, old = look(prefix, bucket, id) end
+    if not entered then
+      flush()  -- it may be an entry of this very part
+      where, slot, old = look(prefix, bucket, id)
+    end
     if not where and not adds then
-      results[#results + 1] = 'N'
+      result = 'N'
     elseif not where then
-      local image, side = sub(edit, 3, 2 + SLOT), sub(edit, 3 + SLOT, 2 + SLOT + SIDE)
-      local chunk, at = KINDS[kind] .. ':' .. floor(count / SLOTS), count % SLOTS
-      if at == 0 then  -- written whole at once: a string that grows is given up to twice its size
-        call('SETRANGE', prefix .. 'c:' .. chunk, SLOTS * SLOT - 1, '\0')
-        call('SETRANGE', prefix .. 's:' .. chunk, SLOTS * SIDE - 1, '\0')
-      end
       if grows then
         split(prefix, n)
         n = n + 1
@@ -162,44 +189,50 @@ local function apply(keys, args)
         bucket = prefix .. 'd:' .. bucket_of(id, n, p)
       end
       if not entered and call('HSETNX', bucket, sub(id, 1, 6), place) == 0 then call('HSET', bucket, id, place) end
-      call('SETRANGE', prefix .. 'c:' .. chunk, at * SLOT, image)
-      call('SETRANGE', prefix .. 's:' .. chunk, at * SIDE, side)
+      if run == 0 or kind ~= run_kind or i ~= run_edit + run or count % SLOTS == 0 then
+        flush()
+        run_kind, run_edit, run_slot = kind, i, count
+      end
+      run = run + 1
       counts[kind], entries = count + 1, entries + 1
-      changed(kind, count, image, side, slot_sum(count, image, side))
-      results[#results + 1] = 'A'
+      local image, side = sub(slots, (i - 1) * SLOT + 1, i * SLOT), sub(sides, (i - 1) * SIDE + 1, i * SIDE)
+      changed(kind, count, pack('>I4', count) .. image .. side, 0)
+      result = 'A'
     else
       local retired = byte(old, STATE_AT[where] + 1) == RETIRED
       if retired ~= adds or where ~= kind then
-        results[#results + 1] = 'U'
+        result = 'U'
       else
         local chunk, at = KINDS[kind] .. ':' .. floor(slot / SLOTS), slot % SLOTS
         local was = call('GETRANGE', prefix .. 's:' .. chunk, at * SIDE, at * SIDE + SIDE - 1)
         local image, side = sub(old, 1, STATE_AT[kind]) .. char(RETIRED) .. sub(old, STATE_AT[kind] + 2), was
         if adds then
-          image, side = sub(edit, 3, 2 + SLOT), sub(edit, 3 + SLOT, 2 + SLOT + SIDE)
+          image, side = sub(slots, (i - 1) * SLOT + 1, i * SLOT), sub(sides, (i - 1) * SIDE + 1, i * SIDE)
           call('SETRANGE', prefix .. 's:' .. chunk, at * SIDE, side)
         end
         call('SETRANGE', prefix .. 'c:' .. chunk, at * SLOT, image)
-        changed(kind, slot, image, side, slot_sum(slot, image, side) - slot_sum(slot, old, was))
-        results[#results + 1] = adds and 'R' or 'W'
+        local number = pack('>I4', slot)
+        changed(kind, slot, number .. image .. side, sum_of(number .. old .. was))
+        result = adds and 'R' or 'W'
       end
     end
-    if #edit > 2 + SLOT + SIDE and results[#results] ~= 'U' then
-      local at = ID_AT[kind] + 19
-      call('HSET', prefix .. 'names', sub(edit, at, at + 7), sub(edit, 3 + SLOT + SIDE))
+    results[i] = result
+    if names[i] and result ~= 'U' then
+      local at = (i - 1) * SLOT + ID_AT[kind] + 16
+      call('HSET', prefix .. 'names', sub(slots, at + 1, at + 8), names[i])
     end
   end
+  flush()
 
   for key, difference in pairs(deltas) do
-    local sums, at = prefix .. 'sums:' .. KINDS[floor(key / 16777216)], (key % 16777216) * 8
-    local was, hi, lo = call('GETRANGE', sums, at, at + 7), 0, 0
-    if was ~= '' then hi, lo = take('>I4I4', was) end
-    call('SETRANGE', sums, at, u64((hi * 4294967296 + lo + difference) % MODULUS))
-    total = (total + difference) % MODULUS
+    total = add_to_sum(prefix .. 'sums:' .. KINDS[floor(key / 16777216)], key % 16777216, difference, total)
   end
   local answer, written = table.concat(results), string.format('%d', seq)
   if next(deltas) then
-    call('XTRIM', changes, 'MAXLEN', '~', args[1])
+    call('XADD', changes, epoch .. '-' .. written, 'c', table.concat(record))
+    if seq > tonumber(args[1]) then
+      call('XTRIM', changes, 'MINID', '~', epoch .. '-' .. string.format('%d', seq - args[1]))
+    end
     call('HSET', head, 'seq', written, 'total', string.format('%.0f', total), 'entries', entries)
     for kind, count in pairs(counts) do call('HSET', head, 'n:' .. KINDS[kind], count) end
   end
@@ -241,6 +274,74 @@ end
 -- keys: sets' head. Says that every shard exists.
 local function complete(keys)
   return call('HSET', keys[1], 'ready', 1)
+end
+
+-- keys: head, changes (a shard's, or those of the sets); args: the epoch that is to end, the new one. What the stream
+-- held belongs to the old one. The new stream begins with a record of no changes, which wakes waiting readers.
+local function new_epoch(keys, args)
+  local layout, epoch, seq = unpack(call('HMGET', keys[1], 'layout', 'epoch', 'seq'))
+  if not layout then return no('store_not_created', 'this shard does not exist') end
+  if layout ~= LAYOUT then return no('store_layout', 'layout ' .. layout) end
+  if epoch == args[2] then return {epoch, seq} end
+  if epoch ~= args[1] then return no('store_changed', 'somebody else gave it a new epoch meanwhile') end
+  call('DEL', keys[2])
+  call('HSET', keys[1], 'epoch', args[2])
+  local clock = call('TIME')
+  call('XADD', keys[2], args[2] .. '-' .. seq, 'c', u64(clock[1] * 1000 + floor(clock[2] / 1000)))
+  return {args[2], seq}
+end
+
+-- keys: head, changes; args: changes to keep, kind number, chunk, SHA-1 of the slots and side records as they were
+-- seen; then, to put them right, slots and side records that give the sum kept. Without these the chunk is accepted as
+-- it is: its slots are told as changes and the sums made anew. Answers {epoch, seq}.
+local function mend(keys, args)
+  local head, changes, prefix = keys[1], keys[2], sub(keys[1], 1, -5)
+  local kind, chunk = tonumber(args[2]), tonumber(args[3])
+  local layout, epoch, seq, count = unpack(call('HMGET', head, 'layout', 'epoch', 'seq', 'n:' .. (KINDS[kind] or '')))
+  if not layout then return no('store_not_created', 'this shard does not exist') end
+  if layout ~= LAYOUT then return no('store_layout', 'layout ' .. layout) end
+  local used = math.min(SLOTS, tonumber(count or 0) - chunk * SLOTS)
+  if used < 1 then return no('bad_field', 'there is no such chunk') end
+  local c = prefix .. 'c:' .. KINDS[kind] .. ':' .. chunk
+  local s = prefix .. 's:' .. KINDS[kind] .. ':' .. chunk
+  local slots, sides = call('GETRANGE', c, 0, used * SLOT - 1), call('GETRANGE', s, 0, used * SIDE - 1)
+  if redis.sha1hex(slots .. sides) ~= args[4] then return no('store_changed', 'the chunk was changed meanwhile') end
+  local accepts = not args[5]
+  if not accepts then slots, sides = args[5], args[6] or '' end
+  if #slots ~= used * SLOT or #sides ~= used * SIDE then
+    return no('bad_field', 'these are not the slots and side records of ' .. used .. ' entries')
+  end
+  local record, sum = {}, 0
+  for i = 0, used - 1 do
+    local numbered = pack('>I4', chunk * SLOTS + i)
+      .. sub(slots, i * SLOT + 1, i * SLOT + SLOT) .. sub(sides, i * SIDE + 1, i * SIDE + SIDE)
+    sum = (sum + sum_of(numbered)) % MODULUS
+    record[2 * i + 2], record[2 * i + 3] = char(kind - 1), numbered
+  end
+  local sums = prefix .. 'sums:' .. KINDS[kind]
+  if not accepts then
+    local hi, lo = take('>I4I4', call('GETRANGE', sums, chunk * 8, chunk * 8 + 7))
+    if sum ~= hi * 4294967296 + lo then return no('bad_field', 'this does not give the sum that is kept') end
+    call('SETRANGE', c, 0, slots)
+    call('SETRANGE', s, 0, sides)
+    return {epoch, seq}
+  end
+  call('SETRANGE', sums, chunk * 8, u64(sum))
+  local total = 0  -- made anew too: the sum that was kept may be what was damaged
+  for _, name in ipairs(KINDS) do
+    local all = call('GET', prefix .. 'sums:' .. name) or ''
+    for at = 1, #all, 8 do
+      local hi, lo = take('>I4I4', all, at)
+      total = (total + hi * 4294967296 + lo) % MODULUS
+    end
+  end
+  local clock = call('TIME')
+  record[1] = u64(clock[1] * 1000 + floor(clock[2] / 1000))
+  local written = string.format('%d', seq + used)
+  call('XADD', changes, epoch .. '-' .. written, 'c', table.concat(record))
+  call('XTRIM', changes, 'MINID', '~', epoch .. '-' .. string.format('%d', math.max(1, seq + used - args[1])))
+  call('HSET', head, 'seq', written, 'total', string.format('%.0f', total))
+  return {epoch, written}
 end
 
 -- keys: sets' head, changes, sets, op:<operation>; args: stream length, answer's life in ms, name, expected
@@ -296,5 +397,7 @@ redis.register_function('hashweir_1_apply', ready(apply))
 redis.register_function('hashweir_1_claim', ready(claim))
 redis.register_function('hashweir_1_create_shard', ready(create_shard))
 redis.register_function('hashweir_1_complete', ready(complete))
+redis.register_function('hashweir_1_new_epoch', ready(new_epoch))
+redis.register_function('hashweir_1_mend', ready(mend))
 redis.register_function('hashweir_1_put_set', ready(put_set))
 redis.register_function('hashweir_1_put_batch', ready(put_batch))

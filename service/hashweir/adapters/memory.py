@@ -1,4 +1,7 @@
-"""Shards and sets in this process: the twin of `adapters/redis.py`, with the same answers. Tests and demos use it."""
+"""Shards and sets in this process: the twin of `adapters/redis.py`, with the same answers. Tests and demos use it.
+
+Long because it is the whole seam, once more.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,20 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from hashweir.adapters.edits import PackedEdit, pack_part
+from hashweir.adapters.edits import PackedEdit, edits_of, pack_part
 from hashweir.errors import InputError, Refused
 from hashweir.model import ENTRY_STATES, Batch, Kind, Set
-from hashweir.ports import Applied, Chunk, EditResult, Head, Part, Position, SetsState, SlotChange
-from hashweir.shards.layout import CHUNK_SLOTS, LAYOUT, SLOT_FORMS, SUM_MODULUS, slot_sum, state_of
+from hashweir.ports import Applied, Chunk, EditResult, Head, PackedPart, Part, Position, SetsState, SlotChange
+from hashweir.shards.layout import (
+    CHUNK_SLOTS,
+    LAYOUT,
+    SIDE_BYTES,
+    SLOT_BYTES,
+    SLOT_FORMS,
+    SUM_MODULUS,
+    slot_sum,
+    state_of,
+)
 
 T = TypeVar("T")
 _RETIRED = ENTRY_STATES.index("retired")
@@ -90,6 +102,9 @@ class _Shard:
             rows[slot] = image, side
         chunk = slot // CHUNK_SLOTS
         sums[chunk] = (sums[chunk] + difference) % SUM_MODULUS
+        self.tell(kind, slot, image, side, now_ms)
+
+    def tell(self, kind: Kind, slot: int, image: bytes, side: bytes, now_ms: int) -> None:
         self.seq += 1
         self.changes.append(
             SlotChange(
@@ -153,7 +168,11 @@ class MemoryStore:
 
     async def apply(self, part: Part) -> Applied:
         """Apply a part whole, once, or not at all. Raises InputError, Refused."""
-        edits = pack_part(part, self.shards)
+        return await self.apply_packed(pack_part(part, self.shards))
+
+    async def apply_packed(self, part: PackedPart) -> Applied:
+        """The same with bytes. Raises as `apply`."""
+        edits = edits_of(part)
         shard = self._shard(part.shard)
         content = tuple((edit.adds, edit.entry) for edit in edits)
         known = shard.answers.get(part.operation)
@@ -167,6 +186,45 @@ class MemoryStore:
         shard.answers[part.operation] = content, applied
         await self._tell()
         return applied
+
+    async def new_epoch(self, shard: int | None) -> Position:
+        """Begin another history with what is there. Raises Refused."""
+        if shard is None:
+            self._shard(0)
+            self._sets_position = replace(self._sets_position, epoch=_epoch())
+            await self._tell()
+            return self._sets_position
+        held = self._shard(shard)
+        held.epoch = _epoch()
+        held.changes.clear()
+        await self._tell()
+        return held.position
+
+    async def mend_chunk(
+        self, shard: int, kind: Kind, number: int, seen: Chunk, right: tuple[bytes, bytes] | None
+    ) -> Position:
+        """Write what gives the chunk's sum, or accept what is there. Raises Refused(store_changed | bad_field)."""
+        held, now = self._shard(shard), await self.read_chunk(shard, kind, number)
+        if not now.slots or (now.slots, now.sides) != (seen.slots, seen.sides):
+            raise Refused("store_changed", "the chunk was changed meanwhile")
+        slots, sides = right or (now.slots, now.sides)
+        if (len(slots), len(sides)) != (len(now.slots), len(now.sides)):
+            raise Refused("bad_field", "these are not the slots and side records of this chunk")
+        rows = [
+            (slots[at * SLOT_BYTES : (at + 1) * SLOT_BYTES], sides[at * SIDE_BYTES : (at + 1) * SIDE_BYTES])
+            for at in range(len(slots) // SLOT_BYTES)
+        ]
+        first = number * CHUNK_SLOTS
+        total = sum(slot_sum(at, *row) for at, row in enumerate(rows, first)) % SUM_MODULUS
+        if right and total != now.sum:
+            raise Refused("bad_field", "this does not give the sum that is kept")
+        held.sums[kind][number] = total
+        for at, row in enumerate(rows, first):
+            held.slots[kind][at] = row
+            if right is None:
+                held.tell(kind, at, *row, self._now_ms())
+        await self._tell()
+        return held.position
 
     async def put_set(self, operation: str, changed: Set, expected_version: int) -> Set:
         """Create or replace a set. Raises Refused(set_exists | set_not_found | set_changed)."""

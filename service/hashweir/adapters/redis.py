@@ -1,11 +1,17 @@
-"""Shards and sets in Redis or Valkey. Every change goes through the server functions of `hashweir_1.lua`."""
+"""Shards and sets in Redis or Valkey. Every change goes through the server functions of `hashweir_1.lua`.
+
+Long because it is one seam: each method is a few commands, and their keys want to be seen together.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +24,22 @@ from hashweir.adapters.redis_replies import (
     check_layout,
     milliseconds,
     new_epoch,
-    read_change,
     read_head,
+    read_record,
     read_set,
 )
 from hashweir.errors import ConfigError, InputError, OutcomeUnknown, Refused, Unreachable
 from hashweir.model import KINDS, Batch, Kind, Set
-from hashweir.ports import Applied, Chunk, Head, Part, Position, SetsState, SlotChange
+from hashweir.ports import Applied, Chunk, Head, PackedPart, Part, Position, SetsState, SlotChange
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES
 
 _LIBRARY = Path(__file__).with_name("hashweir_1.lua")
 _DAY_MS = 86_400_000
+STREAM_LENGTH = 4096
+"""Changes that a shard's stream keeps: 0.5 MB. Who is farther behind re-reads the chunks whose sums differ."""
 _RETRY_S = 0.1
+_CHANGES_PER_RECORD = 16
+"""About what a record of a busy stream holds: 1 of a single change, 256 of a bulk import."""
 
 
 class RedisStore:
@@ -47,7 +57,7 @@ class RedisStore:
         *,
         replicas: int = 0,
         replicas_ms: int = 1000,
-        stream_length: int = 20_000,
+        stream_length: int = STREAM_LENGTH,
         answer_days: int = 7,
     ) -> None:
         """Connects to nothing yet. Raises ConfigError for a prefix or address that can't be used."""
@@ -111,17 +121,41 @@ class RedisStore:
         Raises InputError for a part that can't be stored (nothing of it is), OutcomeUnknown where fewer replicas
         than configured confirmed it or the answer was lost, Unreachable, Refused.
         """
-        edits = [edit.wire() for edit in pack_part(part, self.shards)]
+        return await self.apply_packed(pack_part(part, self.shards))
+
+    async def apply_packed(self, part: PackedPart) -> Applied:
+        """The same with bytes, which the server function checks for lengths, kinds and states. Raises as `apply`."""
         keys = [self._key(part.shard, name) for name in ("head", "changes", f"op:{part.operation}")]
         settings = (self._stream_length, self._answer_ms, part.principal)
+        names = (word for at, name in part.names for word in (at + 1, name))
         ((repeated, epoch, seq, results),) = await self._write(
-            ("FCALL", "hashweir_1_apply", len(keys), *keys, *settings, *edits)
+            ("FCALL", "hashweir_1_apply", len(keys), *keys, *settings, part.verbs, part.slots, part.sides, *names)
         )
         return Applied(
             results=tuple(RESULTS[letter] for letter in results.decode()),
             position=Position(int(epoch), int(seq)),
             repeated=bool(repeated),
         )
+
+    async def new_epoch(self, shard: int | None) -> Position:
+        """Begin another history with what is there. Raises Refused(store_changed), and as `apply`."""
+        name = self._sets if shard is None else partial(self._key, shard)
+        ((epoch,),) = await self._link.exchange(("HMGET", name("head"), "epoch"))
+        if epoch is None:
+            raise Refused("store_not_created")
+        keys = name("head"), name("changes")
+        (answer,) = await self._write(("FCALL", "hashweir_1_new_epoch", 2, *keys, epoch, new_epoch(above=int(epoch))))
+        return Position(*map(int, answer))
+
+    async def mend_chunk(
+        self, shard: int, kind: Kind, number: int, seen: Chunk, right: tuple[bytes, bytes] | None
+    ) -> Position:
+        """Write what gives the chunk's sum, or accept what is there. Raises Refused(store_changed | bad_field)."""
+        keys = self._key(shard, "head"), self._key(shard, "changes")
+        digest = hashlib.sha1(seen.slots + seen.sides, usedforsecurity=False).hexdigest()
+        settings = self._stream_length, KINDS.index(kind) + 1, number, digest
+        (answer,) = await self._write(("FCALL", "hashweir_1_mend", 2, *keys, *settings, *(right or ())))
+        return Position(*map(int, answer))
 
     async def put_set(self, operation: str, changed: Set, expected_version: int) -> Set:
         """Create (expected_version 0) or replace a set; gives number and new version. Idempotent by operation.
@@ -218,9 +252,15 @@ class RedisStore:
         ids = (f"{p.epoch}-{p.seq}" for p in after.values())
         link = self._waiting if block else self._link
         (answer,) = await link.exchange(
-            ("XREAD", "COUNT", most, *block, "STREAMS", *streams, *ids), wait_s=wait_ms / 1000
+            ("XREAD", "COUNT", -(-most // _CHANGES_PER_RECORD), *block, "STREAMS", *streams, *ids),
+            wait_s=wait_ms / 1000,
         )
-        return [read_change(streams[key], id_, fields) for key, records in answer or () for id_, fields in records]
+        found: list[SlotChange] = []
+        for key, records in answer or ():
+            shard = streams[key]
+            changes = (one for id_, fields in records for one in read_record(shard, id_, fields, after[shard]))
+            found += islice(changes, most)
+        return found
 
     async def find(self, shard: int, entry_ids: Sequence[str]) -> dict[str, tuple[Kind, int]]:
         """Where these entries stand: kind and slot. Raises Unreachable, Refused."""

@@ -14,12 +14,17 @@ from hashweir.ports import Head, Position, SlotChange
 from hashweir.shards.layout import LAYOUT, SIDE_BYTES, SLOT_BYTES
 
 HEAD_FIELDS = ("layout", "epoch", "seq", "total", *(f"n:{kind}" for kind in KINDS))
-_CHANGE = struct.Struct(f">BIQ{SLOT_BYTES}s{SIDE_BYTES}s")
+_TIME_BYTES = 8
+_CHANGE = struct.Struct(f">BI{SLOT_BYTES}s{SIDE_BYTES}s")
 
 
-def new_epoch() -> int:
-    """64 random bits. Stream ids begin with them and 0-0 is none, so they are never 0."""
-    return secrets.randbelow(2**64 - 1) + 1
+def new_epoch(above: int = 0) -> int:
+    """64 random bits. Stream ids begin with them and 0-0 is none, so they are never 0.
+
+    `above` an earlier epoch, where there is room: XREAD wakes for larger ids only.
+    """
+    room = 2**64 - 1 - above
+    return above + 1 + secrets.randbelow(room) if room > 2**32 else secrets.randbelow(above - 1) + 1
 
 
 def milliseconds(now: Sequence[bytes]) -> int:
@@ -50,23 +55,30 @@ def read_head(row: Sequence[bytes | None], time_ms: int, role: str, replication_
     )
 
 
-def read_change(shard: int, id_: bytes, fields: Sequence[bytes]) -> SlotChange:
-    """One record of a change stream. Raises Refused(store_refused) for one that no writer of ours wrote."""
+def read_record(shard: int, id_: bytes, fields: Sequence[bytes], after: Position) -> list[SlotChange]:
+    """The changes of one record of a change stream, those up to a position left out.
+
+    Raises Refused(store_refused) for a record that no writer of ours wrote.
+    """
     try:
-        epoch, seq = id_.split(b"-")
-        kind, slot, at_ms, image, side = _CHANGE.unpack(fields[1])
-        name = KINDS[kind]
+        epoch, last = map(int, id_.split(b"-"))
+        at_ms = int.from_bytes(fields[1][:_TIME_BYTES], "big")
+        rows = list(_CHANGE.iter_unpack(memoryview(fields[1])[_TIME_BYTES:]))
+        changes = [
+            SlotChange(
+                shard=shard,
+                position=Position(epoch, seq),
+                kind=KINDS[kind],
+                slot=slot,
+                image=image,
+                side=side,
+                at_ms=at_ms,
+            )
+            for seq, (kind, slot, image, side) in enumerate(rows, last - len(rows) + 1)
+        ]
     except (ValueError, IndexError, struct.error):
         raise Refused("store_refused", f"shard {shard}: the change {id_!r} is damaged") from None
-    return SlotChange(
-        shard=shard,
-        position=Position(int(epoch), int(seq)),
-        kind=name,
-        slot=slot,
-        image=image,
-        side=side,
-        at_ms=at_ms,
-    )
+    return changes if after.epoch != epoch else [change for change in changes if change.position.seq > after.seq]
 
 
 def read_set(stored: bytes) -> Set:

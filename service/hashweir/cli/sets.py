@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from hashweir.sets.write import Written
 
 T = TypeVar("T")
-app = App(name="sets", help="Hash sets: list, create, import, add, withdraw, activate, off.")
+app = App(name="sets", help="Hash sets: list, create, fill, activate, withdraw, repair.")
 app.command("hashweir.cli.sets_files:import_file", name="import")
-app.command("hashweir.cli.sets_files:export")
+for _path in ("sets_files:export", "sets_mend:repair", "sets_mend:reconcile"):
+    app.command(f"hashweir.cli.{_path}")
 
 Name = Annotated[str, Parameter(help="name of the set")]
 Operation = Annotated[
@@ -288,8 +289,7 @@ def _set_changed(work: Callable[[Store], Awaitable[SetChanged]], words: str, as_
 
 
 def _summary(one: Set) -> tuple[object, ...]:
-    surfaces = ", ".join(one.surfaces) or "all"
-    return one.name, one.state, one.ceiling, one.origin, one.owner, surfaces, one.version
+    return one.name, one.state, one.ceiling, one.origin, one.owner, ", ".join(one.surfaces) or "all", one.version
 
 
 def _plain(value: object) -> str:

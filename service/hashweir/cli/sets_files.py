@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hashweir.ports import Store
     from hashweir.sets.write import Written
 
+LARGE_BYTES = 1_000_000
+"""A file of which it is said before how to go on with it, for nothing can be said after a SIGKILL."""
 LINES_PER_WORD = 100_000
 """Where stderr is no terminal, one line of progress for so many lines of the file."""
 
@@ -48,12 +50,15 @@ def import_file(
     """Import a file: CSV with a header, `kind value` lines, or JSON lines (see hashsets/FORMAT.md).
 
     `--form vpdq --item NAME` takes one known video's frames, in vPDQ's JSON or text form, as entries of one item.
-    A bad line is reported and stops nothing; then the exit code is 3. Repeating an import is harmless.
+    A bad line is reported and stops nothing; then the exit code is 3. Repeating an import is harmless: one that was
+    cut short is completed, and under the same --operation it also answers for what was done before.
     """
     from hashweir.sets import commands
+    from hashweir.sets.write import new_operation
 
     if (form == "vpdq") != bool(item):
         raise Usage("--form vpdq needs --item NAME, and no other form takes it: its rows name their items")
+    operation = operation or new_operation()
     with ExitStack() as stack:
         source = stack.enter_context(_source(file))
         refused = stack.enter_context(_private(rejects)) if rejects else None
@@ -66,8 +71,11 @@ def import_file(
         reader = VpdqReader(source, item) if form == "vpdq" else Reader(source, form)
 
         async def work(store: Store) -> Written:
+            size = _size(source)
+            if not dry_run and (size is None or size > LARGE_BYTES):
+                say(f"operation {operation}: if this is cut short, repeat the command with --operation {operation}")
             # Closed before an error is told, so that the bar does not draw over it.
-            with closing(watched(reader, _size(source))) as rows:
+            with closing(watched(reader, size)) as rows:
                 return await commands.import_rows(
                     store,
                     commands.LOCAL,

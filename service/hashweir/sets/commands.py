@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from msgspec import convert, structs
@@ -18,6 +18,7 @@ from hashweir.logs import Logger, quiet
 from hashweir.model import ACTIONS, Action, FormGroup, Kind, Origin, Set, SetEvent, SetState, Surface, Value
 from hashweir.ports import Store
 from hashweir.sets import held
+from hashweir.sets.bulk import BulkWriter
 from hashweir.sets.read import Line, Rejection, Row, excerpt
 from hashweir.sets.validate import BULK, Change, Report, Validator
 from hashweir.sets.write import (
@@ -202,16 +203,20 @@ async def import_rows(
     time_ms = now_ms()
     validator = Validator(into, principal=principal, now_ms=time_ms, labels=labels, note=note)
     checked = validator.check(rows)
-    writer = Writer(store, principal, into, operation, time_ms, publish)
-    while run := list(islice(checked, MOST_CHANGES)):
-        good = [change for _, change in run if isinstance(change, Change)]
-        for line, refused in run:
-            if rejected and isinstance(refused, Rejection):
-                rejected(line, refused)
-        if good and not dry_run:
-            await writer.write(good)
-        await asyncio.sleep(0)  # reading and checking hold the loop: let others have their turn
-    written = writer.answer(validator.report(), dry_run=dry_run)
+    first = list(islice(checked, MOST_CHANGES + 1))
+    made = Writer if len(first) <= MOST_CHANGES else BulkWriter
+    writer = made(store, principal, into, operation, time_ms, publish)
+    runs = chain([first], iter(lambda: list(islice(checked, MOST_CHANGES)), []))
+    async with writer:
+        for run in runs:
+            good = [change for _, change in run if isinstance(change, Change)]
+            for line, refused in run:
+                if rejected and isinstance(refused, Rejection):
+                    rejected(line, refused)
+            if good and not dry_run:
+                await writer.write(good)
+            await asyncio.sleep(0)  # reading and checking hold the loop: let others have their turn
+    written = structs.replace(writer.answer(validator.report()), dry_run=dry_run)
     _log_written(log, principal, written)
     return written
 

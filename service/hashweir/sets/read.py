@@ -28,6 +28,7 @@ MAX_LENGTH = 2**32 - 2
 """The largest known length; the number above it means "unknown" in a side record."""
 
 _BOM = b"\xef\xbb\xbf"
+_NEWLINE = ord("\n")
 
 KIND_NAMES: Final[Mapping[str, Kind]] = {
     **{kind: kind for kind in KINDS},
@@ -139,6 +140,14 @@ class Reader:
 
     def __iter__(self) -> Iterator[tuple[int, Row | Rejection]]:
         for number, raw in self._raw_lines():
+            if self.form == "json" and raw is not None:
+                # What most lines are. Whatever is wrong with another one is found out below.
+                try:
+                    yield number, _decode(raw)
+                except (msgspec.MsgspecError, UnicodeError, RecursionError):
+                    pass
+                else:
+                    continue
             text = _text(raw)
             if isinstance(text, str) and not text.strip():
                 self.blank += 1
@@ -163,6 +172,9 @@ class Reader:
         while raw := self._file.readline(MAX_LINE_BYTES + 2):
             self.lines += 1
             self.bytes += len(raw)
+            if raw[-1] == _NEWLINE and len(raw) <= MAX_LINE_BYTES and self.lines > 1:
+                yield self.lines, raw[:-2] if raw.endswith(b"\r\n") else raw[:-1]
+                continue
             too_long = len(raw.rstrip(b"\r\n")) > MAX_LINE_BYTES
             while not raw.endswith(b"\n") and (more := self._file.readline(MAX_LINE_BYTES)):
                 too_long, raw = True, more

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -155,7 +155,7 @@ async def put_set(store: Store, operation: str, changed: Set) -> Set:
     try:
         return await patiently(lambda: store.put_set(known_as, changed, changed.version))
     except Unreachable as error:
-        raise _repeatable(error, operation) from error
+        raise repeatable(error, operation) from error
 
 
 def now_ms() -> int:
@@ -185,7 +185,19 @@ def _explain(failed: Sequence[BaseException], parts: int) -> BaseException:
     return OutcomeUnknown("outcome_unknown", words) if unknown else Unreachable(first.reason, words)
 
 
-def _repeatable(error: Unreachable, operation: str, done: int = 0) -> Unreachable:
+def event_of(entry: Entry, result: EditResult, of: Set, operation: str, time_ms: int) -> SetEvent | None:
+    """What platforms must hear of a change: withdrawals always, additions where they count at once."""
+    what: Literal["entry_withdrawn", "entry_activated"]
+    if result == "withdrawn":
+        what = "entry_withdrawn"
+    elif result in ("added", "reactivated") and entry.state == "active" and of.state == "active":
+        what = "entry_activated"
+    else:
+        return None
+    return SetEvent(what=what, set=of.name, entry=entry.id, item=entry.item, operation=operation, at_ms=time_ms)
+
+
+def repeatable(error: Unreachable, operation: str, done: int = 0) -> Unreachable:
     """The same error, telling how far it came and how to go on."""
     words = f"{error}; {done} entries are done; repeat the same command with --operation {operation} to complete it"
     return type(error)(error.reason, words)
@@ -205,17 +217,27 @@ class Writer:
         self._pieces = 0
         self.outcomes: Counter[EditResult] = Counter()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is under way after `write`."""
+
     async def write(self, changes: Sequence[Change]) -> None:
         """Apply at most 256 changes as the next piece. Raises Unreachable, saying how to go on; Refused."""
         try:
             await put_batches(self._store, changes, self._batches)
             done = await apply(self._store, self._principal, self._into, self._operation, self._pieces, changes)
         except Unreachable as error:
-            raise _repeatable(error, self._operation, sum(self.outcomes.values())) from error
+            raise repeatable(error, self._operation, sum(self.outcomes.values())) from error
         self._pieces += 1
         self.outcomes.update(done.results)
         pairs = list(zip(changes, done.results, strict=True))
-        events = [event for change, result in pairs if (event := self._event(change.entry, result))]
+        events = [
+            event
+            for change, result in pairs
+            if (event := event_of(change.entry, result, self._into, self._operation, self._time_ms))
+        ]
         if self._publish and events:
             await self._publish(events)
         if self._pieces == 1:
@@ -224,7 +246,7 @@ class Writer:
         else:
             self._entries, self._events = [], []
 
-    def answer(self, report: Report, *, dry_run: bool = False, missing: Sequence[str] = ()) -> Written:
+    def answer(self, report: Report, *, missing: Sequence[str] = ()) -> Written:
         """What was done in all."""
         return Written(
             operation=self._operation,
@@ -232,26 +254,7 @@ class Writer:
             outcomes={result: count for result, count in sorted(self.outcomes.items()) if count},
             report=report,
             operations=self._pieces,
-            dry_run=dry_run,
             entries=tuple(self._entries),
             missing=tuple(missing),
             events=tuple(self._events),
-        )
-
-    def _event(self, entry: Entry, result: EditResult) -> SetEvent | None:
-        """What platforms must hear: withdrawals always, additions where they count at once."""
-        what: Literal["entry_withdrawn", "entry_activated"]
-        if result == "withdrawn":
-            what = "entry_withdrawn"
-        elif result in ("added", "reactivated") and entry.state == "active" and self._into.state == "active":
-            what = "entry_activated"
-        else:
-            return None
-        return SetEvent(
-            what=what,
-            set=self._into.name,
-            entry=entry.id,
-            item=entry.item,
-            operation=self._operation,
-            at_ms=self._time_ms,
         )

@@ -214,7 +214,7 @@ class Follower:
         self._sets_rewound = self.known.put_sets(await self._store.read_sets())
         self._sets_at = asked_at
         self.alarms.judge(
-            "store_rewound", -1, self._sets_rewound, "the store lost changes of sets: run `sets reconcile`"
+            "store_rewound", -1, self._sets_rewound, "the store lost changes of sets: run `hashweir sets reconcile`"
         )
 
     # ── damage ──
@@ -238,7 +238,7 @@ class Follower:
     def _publish(self) -> None:
         """Show what was applied, unless it is half complete: then the step that made it so will."""
         for one in self._followed:
-            text = "the store lost changes that were seen here: run `sets reconcile`"
+            text = "the store lost changes that were seen here: run `hashweir sets reconcile`"
             self.alarms.judge("store_rewound", one.shard.number, one.rewound, text)
         doubtful = any(one.doubt for one in self._followed)
         if self._partial and not doubtful:

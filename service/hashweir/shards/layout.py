@@ -17,9 +17,10 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hashweir.hashing import HASHERS
-from hashweir.model import ENTRY_STATES, FORMS, KINDS, Entry, EntryState, Kind, derive
+from hashweir.model import ENTRY_STATES, FORMS, KINDS, Entry, EntryState, Kind, framed
 
 LAYOUT = 1
 SLOT_BYTES = 64
@@ -63,12 +64,18 @@ def shard_of(value: bytes, shards: int) -> int:
 
 def entry_id(set_name: str, kind: Kind, form: str, value: bytes) -> str:
     """Entry id as 32 hex: the same hash in the same set is always the same entry."""
-    return derive(16, set_name.encode(), kind.encode(), form.encode(), value).hex()
+    return hashlib.blake2b(_frame(set_name, kind, form) + framed(value), digest_size=16).hexdigest()
 
 
 def item_id(set_name: str, item_name: str) -> str:
     """Item id as 16 hex, for a named item of a set."""
-    return derive(8, set_name.encode(), item_name.encode()).hex()
+    return hashlib.blake2b(_frame(set_name) + framed(item_name.encode()), digest_size=8).hexdigest()
+
+
+@lru_cache(256)
+def _frame(*names: str) -> bytes:
+    """What the ids of an import begin with, all of them."""
+    return framed(*(name.encode() for name in names))
 
 
 def slot_sum(slot: int, image: bytes, side: bytes) -> int:
@@ -79,9 +86,12 @@ def slot_sum(slot: int, image: bytes, side: bytes) -> int:
     return int(hashlib.sha1(slot.to_bytes(4, "big") + image + side, usedforsecurity=False).hexdigest()[:13], 16)
 
 
-def pack(entry: Entry, set_number: int) -> tuple[bytes, bytes]:
-    """Slot and side record of an entry. Raises InputError(bad_value) where its value is malformed."""
-    value = HASHERS[entry.kind].parse(entry.value)
+def pack(entry: Entry, set_number: int, value: bytes | None = None) -> tuple[bytes, bytes]:
+    """Slot and side record of an entry. Raises InputError(bad_value) where its value is malformed.
+
+    `value` is the entry's as bytes, where it was parsed already.
+    """
+    value = HASHERS[entry.kind].parse(entry.value) if value is None else value
     state, form = ENTRY_STATES.index(entry.state), FORMS.index(entry.form)
     ids = bytes.fromhex(entry.id), bytes.fromhex(entry.item)
     if entry.kind == "tlsh":

@@ -97,5 +97,5 @@ class Rereader:
         return mended
 
     def _judge(self, shard: int, kind: Kind, number: int, *, damaged: bool) -> None:
-        text = f"{kind} chunk {number} does not fit its sum: run `sets repair`"
+        text = f"{kind} chunk {number} does not fit its sum: run `hashweir sets repair`"
         self._alarms.judge("store_damaged", shard, damaged, text)

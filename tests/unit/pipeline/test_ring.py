@@ -198,7 +198,7 @@ def test_a_damaged_file_is_refused(item: tuple[Upload, Scan], data: st.DataObjec
 
 def test_nothing_that_a_verdict_needs_is_forgotten() -> None:
     """A field that is new in an upload, a scan or a fingerprint is kept in the ring too, or named here."""
-    let_go = {"content", "uri", "size", "sha256", "traceparent", "fingerprints"}
+    let_go = {"content", "uri", "size", "sha256", "traceparent", "tracestate", "fingerprints"}
     assert set(Upload.__struct_fields__) - let_go == {"source", "id", "media_type", "account", "surface", "notes"}
     of_scan = {"media_class", "media_type", "fingerprints", "checked", "notes", "reason", "footage", "attempts"}
     assert set(Scan.__struct_fields__) - {"timings"} == of_scan
