@@ -39,6 +39,8 @@ static int processor_level(void) {
     return 0;
 }
 
+enum { HAMMING, DIFFXLEN, DIFF };
+
 typedef struct { uint32_t query, row, distance; } Hit;
 typedef struct { Hit *at; size_t count, room; } Hits;
 
@@ -51,13 +53,13 @@ typedef struct {
 
 typedef struct {
     const uint64_t **codes;
-    const uint8_t **dead, **heads;  // no heads: PDQ
+    const uint8_t **dead, **heads;
     unsigned shift;
     size_t rows, covered, limit, slices_count, queries_count;
     Slice *slices;
     const uint8_t *queries;
     unsigned radius;
-    int length_counts;
+    int measure;
     Hits hits;
 } Search;
 
@@ -112,12 +114,15 @@ INLINE unsigned around(unsigned a, unsigned b, unsigned range) {
     return apart < range - apart ? apart : range - apart;
 }
 
+// TLSH writes the low digit of a byte first; of these three it matters to the length only.
+INLINE unsigned length_of(const uint8_t *head) { return (head[2] & 15u) << 4 | head[2] >> 4; }
+
 // Checksum, two quartile ratios, length: constants 1, 12 and 12 of TLSH's tlsh_impl.cpp.
 INLINE unsigned head_distance(const uint8_t *a, const uint8_t *b, int length_counts) {
     unsigned far = a[0] != b[0], low = around(a[1] & 15, b[1] & 15, 16), high = around(a[1] >> 4, b[1] >> 4, 16);
     far += (low <= 1 ? low : 12 * (low - 1)) + (high <= 1 ? high : 12 * (high - 1));
     if (length_counts) {
-        unsigned length = around(a[2], b[2], 256);
+        unsigned length = around(length_of(a), length_of(b), 256);
         far += length <= 1 ? length : 12 * length;
     }
     return far;
@@ -126,11 +131,11 @@ INLINE unsigned head_distance(const uint8_t *a, const uint8_t *b, int length_cou
 // ── flat scans ──
 
 INLINE int scan_row(Search *s, size_t number, const uint64_t *query, const uint8_t *head, size_t row) {
-    unsigned far = s->heads ? body_distance(code_at(s, row), query) : hamming_within(code_at(s, row), query, s->radius);
+    unsigned far = s->measure ? body_distance(code_at(s, row), query) : hamming_within(code_at(s, row), query, s->radius);
     if (far > s->radius) return 0;
-    if (s->heads) {
+    if (s->measure) {
         size_t within = row & (((size_t)1 << s->shift) - 1);
-        far += head_distance(s->heads[row >> s->shift] + within * HEAD, head, s->length_counts);
+        far += head_distance(s->heads[row >> s->shift] + within * HEAD, head, s->measure == DIFF);
     }
     return far > s->radius || is_dead(s, row) ? 0 : push(&s->hits, number, row, far);
 }
@@ -177,7 +182,7 @@ INLINE int scan_rows(Search *s, size_t number, const uint64_t *query, const uint
 
 // Rows from firsts[query] on, for every query, in blocks that never cross a segment.
 INLINE int scan(Search *s, const size_t *firsts, int level) {
-    size_t size = WORDS * 8 + (s->heads ? HEAD : 0), low = s->rows;
+    size_t size = WORDS * 8 + (s->measure ? HEAD : 0), low = s->rows;
     for (size_t q = 0; q < s->queries_count; q++)
         if (firsts[q] < low) low = firsts[q];
     for (size_t end; low < s->rows; low = end) {
@@ -190,7 +195,7 @@ INLINE int scan(Search *s, const size_t *firsts, int level) {
             memcpy(query, s->queries + q * size, sizeof query);
             const uint8_t *head = s->queries + q * size + sizeof query;
 #if X86
-            if (level == 2 ? wide_scan(s, q, query, head, from, end, s->heads != NULL)
+            if (level == 2 ? wide_scan(s, q, query, head, from, end, s->measure)
                            : scan_rows(s, q, query, head, from, end)) return -1;
 #else
             if (scan_rows(s, q, query, head, from, end)) return -1;
@@ -348,8 +353,11 @@ static const void **hold_segments(Held *held, PyObject *segments, size_t rows, u
 
 static int hold_slice(Held *held, PyObject *fields, Slice *slice) {
     PyObject *starts, *rows, *masks;
-    if (!PyTuple_Check(fields) ||
-        !PyArg_ParseTuple(fields, "IIiOOO", &slice->first, &slice->width, &slice->radius, &masks, &starts, &rows))
+    if (!PyTuple_Check(fields)) {
+        PyErr_SetString(PyExc_TypeError, "a slice is a tuple");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(fields, "IIiOOO", &slice->first, &slice->width, &slice->radius, &masks, &starts, &rows))
         return -1;
     if (slice->width < 1 || slice->width > 28 || slice->first > 256 - slice->width) {
         PyErr_SetString(PyExc_ValueError, "a slice has 1 to 28 of 256 bits");
@@ -392,13 +400,13 @@ static PyObject *search(PyObject *self, PyObject *args) {
     unsigned radius;
     int level;
     Search s = {0};
-    if (!PyArg_ParseTuple(args, "O!O!O!InO!nnOIpi", &PyTuple_Type, &codes, &PyTuple_Type, &heads, &PyTuple_Type, &dead,
+    if (!PyArg_ParseTuple(args, "O!O!O!InO!nnOIii", &PyTuple_Type, &codes, &PyTuple_Type, &heads, &PyTuple_Type, &dead,
                           &s.shift, &rows, &PyTuple_Type, &slices, &covered, &limit, &queries, &radius,
-                          &s.length_counts, &level))
+                          &s.measure, &level))
         return NULL;
-    int tlsh = PyTuple_GET_SIZE(heads) > 0;
     if (s.shift < 9 || s.shift > 31 || rows < 0 || (size_t)rows > UINT32_MAX || covered < 0 || covered > rows ||
-        limit < 0 || radius > 1u << 20 || (tlsh && covered)) {
+        limit < 0 || radius > 1u << 20 ||
+        s.measure < HAMMING || s.measure > DIFF || (s.measure && covered)) {
         PyErr_SetString(PyExc_ValueError, "a number is out of its range");
         return NULL;
     }
@@ -412,7 +420,7 @@ static PyObject *search(PyObject *self, PyObject *args) {
         goto done;
     }
     s.rows = (size_t)rows, s.covered = (size_t)covered, s.limit = (size_t)limit, s.radius = radius;
-    size_t size = WORDS * 8 + (tlsh ? HEAD : 0);
+    size_t size = WORDS * 8 + (s.measure ? HEAD : 0);
     if (!(s.queries = hold(&held, queries, 0, 1, 0))) goto done;
     s.queries_count = (size_t)held.at[0].len / size;
     if ((size_t)held.at[0].len % size || s.queries_count > UINT32_MAX) {
@@ -421,7 +429,7 @@ static PyObject *search(PyObject *self, PyObject *args) {
     }
     if (!(s.codes = (const uint64_t **)hold_segments(&held, codes, s.rows, s.shift, WORDS * 8, 8))) goto done;
     if (!(s.dead = (const uint8_t **)hold_segments(&held, dead, s.rows, s.shift, 1, 1))) goto done;
-    if (tlsh && !(s.heads = (const uint8_t **)hold_segments(&held, heads, s.rows, s.shift, HEAD, 1))) goto done;
+    if (s.measure && !(s.heads = (const uint8_t **)hold_segments(&held, heads, s.rows, s.shift, HEAD, 1))) goto done;
     for (size_t index = 0; index < s.slices_count; index++)
         if (hold_slice(&held, PyTuple_GET_ITEM(slices, index), &s.slices[index])) goto done;
     int failed;
@@ -491,7 +499,11 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static int fill(PyObject *module) { return PyModule_AddIntConstant(module, "LEVEL", processor_level()); }
+static int fill(PyObject *module) { 
+    return PyModule_AddIntConstant(module, "LEVEL", processor_level()) ||
+           PyModule_AddIntConstant(module, "HAMMING", HAMMING) ||
+           PyModule_AddIntConstant(module, "DIFFXLEN", DIFFXLEN) || PyModule_AddIntConstant(module, "DIFF", DIFF);
+}
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, fill}, {0, NULL}};
 

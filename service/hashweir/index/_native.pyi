@@ -13,6 +13,10 @@ from typing_extensions import Buffer
 LEVEL: Final[int]
 """The highest level that this processor has."""
 
+HAMMING: Final[int]
+DIFFXLEN: Final[int]
+DIFF: Final[int]
+
 Slice = tuple[int, int, int, Buffer, Buffer, Buffer]
 """First bit and width of a slice, its radius, and three runs of uint32: masks to put on a query's bits, which are all
 of up to `radius` bits; where each bucket starts, 2**width + 1 of them; rows in the order of buckets."""
@@ -28,17 +32,19 @@ def search(
     limit: int,
     queries: Buffer,
     radius: int,
-    length_counts: bool,
+    measure: int,
     level: int,
     /,
 ) -> bytearray:
     """Rows within the radius of each query, as int64: all queries, then all rows, then all distances.
 
-    Without heads: Hamming distance of codes of 32 bytes. With heads (3 bytes a row: checksum, quartile ratios, length):
-    TLSH over bit planes of 32 bytes; a query is planes and head.
+    HAMMING is over codes of 32 bytes, without heads. DIFFXLEN and DIFF are TLSH's over bit planes of 32 bytes and heads
+    of 3 (checksum, quartile ratios, length); a query is planes and head.
     Rows below `covered` are looked up in the slices, which must all hold them, with radii r such that the sum of
     r + 1 is above the radius; a query with more than `limit` candidates is scanned. All other rows are scanned.
     """
 
-def build(codes: Sequence[Buffer], shift: int, count: int, first: int, width: int, starts: Buffer, rows: Buffer, /) -> None:
+def build(
+    codes: Sequence[Buffer], shift: int, count: int, first: int, width: int, starts: Buffer, rows: Buffer, /
+) -> None:
     """Fill the runs of a slice from the first `count` rows. Needs no more memory than these two."""

@@ -17,32 +17,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import heapify, heapreplace
-from math import comb
-from threading import Lock
+from math import comb, inf
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hashweir.index import _native
-from hashweir.index.segments import Segments, pages
+from hashweir.index.rows import SHIFT, Rows, pages, whole
 from hashweir.ports import Hits
 
 BITS: Final = 256
 WIDTH: Final = BITS // 8
 DESIGN_RADIUS: Final = 31
 """Layouts are made for this one, PDQ's recommended radius (PDQ hashing document, Facebook 2019)."""
-_NO_LIMIT: Final = 2**62
 
 
 class Costs(NamedTuple):
-    """Nanoseconds, which only decide between ways that all are exact. Measured by `tests.bench.index --costs`."""
+    """Nanoseconds; they choose between ways that are all exact."""
 
-    probe: float = 8.0
-    candidate: float = 8.0
-    scanned: float = 1.0
+    probe: float = 12.0
+    candidate: float = 12.0
+    scanned: float = 1.2
     smallest: int = 1 << 14
     """Rows from which slices are made."""
+
+
+COSTS: Final = Costs()
 
 
 class Layout(NamedTuple):
@@ -54,7 +55,7 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """One slice over the first `rows` rows; two runs of uint32."""
+    """One slice over the first `covers` rows: two runs of uint32."""
 
     layout: Layout
     covers: int
@@ -63,146 +64,110 @@ class _Slice:
 
 
 class _Plan(NamedTuple):
-    """How one version is searched at one radius."""
+    """How slices are searched at one radius: arguments of `_native.search`."""
 
-    slices: tuple[_native.Slice, ...]
-    covered: int
-    limit: int
+    slices: tuple[_native.Slice, ...] = ()
+    covered: int = 0
+    limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Version:
-    """What a search sees. `plans` only caches what follows from the rest."""
+class _Slices:
+    """One state of the slices. `plans` caches what follows from them, by radius."""
 
-    codes: tuple[mmap.mmap, ...]
-    dead: tuple[mmap.mmap, ...]
-    rows: int
-    slices: tuple[_Slice, ...]
+    all: tuple[_Slice, ...] = ()
     plans: dict[int, _Plan] = field(default_factory=dict)
 
 
 class SlicedPdq:
     """Hamming distance over 256-bit codes (`ports.Index`)."""
 
-    def __init__(self, costs: Costs = Costs(), *, shift: int = 20, level: int = _native.LEVEL) -> None:
+    def __init__(self, costs: Costs = COSTS, *, shift: int = SHIFT, level: int = _native.LEVEL) -> None:
         """An empty index, in segments of 2**shift rows. `level` bounds the instructions (`_native`)."""
         self._costs = costs
         self._level = level
-        self._codes = Segments(WIDTH, shift)
-        self._dead = Segments(1, shift)
-        self._withdrawn = 0
-        self._now = _Version((), (), 0, ())
-        self._swap = Lock()
+        self._rows = Rows(WIDTH, shift=shift)
+        self._slices = _Slices()
 
     def add(self, values: bytes) -> int:
         """Append concatenated codes; the first new row. Raises ValueError for another length, or above 2**32 rows."""
-        if len(values) % WIDTH:
-            raise ValueError(f"values are {WIDTH} bytes each, got {len(values)} bytes")
-        first = self._now.rows
-        rows = first + len(values) // WIDTH
-        if rows >= 2**32:
-            raise ValueError("an index has less than 2**32 rows")
-        self._codes.write(first, values)
-        self._dead.write(first, bytes(rows - first))
-        # Only this makes the new rows visible, and by then they are complete.
-        with self._swap:
-            now = self._now
-            # Plans hold below `covered`, so they outlive new rows; the tail is whatever lies above.
-            self._now = _Version(self._codes.all, self._dead.all, rows, now.slices, now.plans)
-        return first
+        return self._rows.append(whole(values, WIDTH))
 
     def withdraw(self, row: int) -> None:
         """Hide a row for ever; twice is allowed. Raises IndexError for a row that was never added."""
-        if not 0 <= row < self._now.rows:
-            raise IndexError(row)
-        segment, place = self._dead.all[row >> self._dead.shift], row & ((1 << self._dead.shift) - 1)
-        self._withdrawn += not segment[place]
-        segment[place] = 1
+        self._rows.withdraw(row)
 
     def search(self, queries: bytes, radius: int) -> Hits:
         """All rows within the radius of each query, withdrawn ones excepted.
 
         Raises ValueError for a length that is no multiple of a code's.
         """
-        if len(queries) % WIDTH:
-            raise ValueError(f"values are {WIDTH} bytes each, got {len(queries)} bytes")
-        now = self._now
-        if radius < 0:
-            queries = b""
-        radius = min(max(radius, 0), BITS)
-        if (plan := now.plans.get(radius)) is None:
-            plan = now.plans[radius] = _plan(now.slices, radius, self._costs)
-        found = _native.search(
-            now.codes,
-            (),
-            now.dead,
-            self._codes.shift,
-            now.rows,
-            plan.slices,
-            plan.covered,
-            plan.limit,
-            queries,
-            radius,
-            False,
-            self._level,
-        )
+        whole(queries, WIDTH)
+        # In this order: rows that were added since the slices were read only lengthen the tail.
+        slices = self._slices
+        (codes,), dead, rows = self._rows.now
+        asked, radius = (queries, min(radius, BITS)) if radius >= 0 else (b"", 0)
+        if (plan := slices.plans.get(radius)) is None:
+            plan = slices.plans[radius] = _plan(slices.all, radius, self._costs)
+        shift, level = self._rows.shift, self._level
+        found = _native.search(codes, (), dead, shift, rows, *plan, asked, radius, _native.HAMMING, level)
         return Hits(*np.frombuffer(found, np.int64).reshape(3, -1))
 
     def values(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The codes of rows, withdrawn ones included: (n, 32). Raises IndexError for a row never added."""
-        if rows.size and not 0 <= rows.min() <= rows.max() < self._now.rows:
-            raise IndexError(f"rows 0 to {self._now.rows - 1}")
-        return self._codes.read(rows)
+        return self._rows.read(0, rows)
 
     def tend(self) -> bool:
         """Build the slice that is missing or furthest behind; whether more is due. One thread at a time.
 
-        Beside serving: it releases the GIL, and its peak above what stays is that one slice.
+        It serves on meanwhile: the GIL is released, and the memory on top is that one slice.
         """
-        now = self._now
-        if (due := _due(now, self._costs)) is None:
-            return False
-        starts, rows = pages(((1 << due.width) + 1) * 4), pages(now.rows * 4)
-        _native.build(now.codes, self._codes.shift, now.rows, due.first, due.width, starts, rows)
-        built = _Slice(due, now.rows, starts, rows)
-        with self._swap:
-            now = self._now
-            slices = [one for one in now.slices if not _overlap(one.layout, due)]
-            slices = sorted((*slices, built), key=lambda one: one.layout)
-            now = self._now = _Version(now.codes, now.dead, now.rows, tuple(slices))
-        return _due(now, self._costs) is not None
+        (codes,), _, rows = self._rows.now
+        slices = self._slices.all
+        if (due := _due(slices, rows, self._costs)) is not None:
+            starts, places = pages(((1 << due.width) + 1) * 4), pages(rows * 4)
+            _native.build(codes, self._rows.shift, rows, due.first, due.width, starts, places)
+            slices = tuple(one for one in slices if not _overlap(one.layout, due))
+            slices += (_Slice(due, rows, starts, places),)
+            self._slices = _Slices(slices)
+        return _due(slices, self._rows.now.rows, self._costs) is not None
 
     def __len__(self) -> int:
         """Rows that a search can return."""
-        return self._now.rows - self._withdrawn
+        return len(self._rows)
 
 
 def _overlap(a: Layout, b: Layout) -> bool:
     return a.first < b.first + b.width and b.first < a.first + a.width
 
 
-def _due(now: _Version, costs: Costs) -> Layout | None:
-    """The slice to build next: a missing one of the layout, else the shortest once its tail costs something."""
-    if now.rows < costs.smallest:
+def _due(slices: Sequence[_Slice], rows: int, costs: Costs) -> Layout | None:
+    """The slice to build next: a missing one, else the shortest, once its tail costs a search something."""
+    if rows < costs.smallest:
         return None
-    have = {one.layout: one.covers for one in now.slices}
-    wanted = layout_for(now.rows)
-    shortest = min(wanted, key=lambda one: have.get(one, -1))
-    tail = now.rows - have.get(shortest, -now.rows)
-    return shortest if tail > max(costs.smallest // 2, now.rows // 512) else None
+    covers = {one.layout: one.covers for one in slices}
+    shortest = min(layout_for(rows), key=lambda one: covers.get(one, -1))
+    behind = rows - covers[shortest] if shortest in covers else rows
+    return shortest if behind > _behind(rows, costs) else None
+
+
+def _behind(rows: int, costs: Costs) -> int:
+    """How long a tail may be: it costs every search a scan of it, and a merge costs a pass over all rows."""
+    return max(costs.smallest // 2, rows // 512)
 
 
 @lru_cache(64)
 def _sizes(step: int) -> tuple[Layout, ...]:
     rows = (2 + step % 2) << (step // 2)
-    best, least = (), float("inf")
+    best: tuple[Layout, ...] = ()
+    least = inf
     widest = max(8, min(28, rows.bit_length() - 1))
     for count in range(9, 33):
         widths = [min(BITS // count + (index < BITS % count), widest) for index in range(count)]
-        cost = _spread(widths, DESIGN_RADIUS, rows, Costs())[1]
+        cost = _spread(widths, DESIGN_RADIUS, rows, COSTS)[1]
         if cost < least:
             ends = np.cumsum(widths).tolist()
-            best, least = tuple(Layout(end - width, width) for end, width in zip(ends, widths)), cost
+            best, least = tuple(Layout(end - width, width) for end, width in zip(ends, widths, strict=True)), cost
     return best
 
 
@@ -211,7 +176,7 @@ def layout_for(rows: int) -> tuple[Layout, ...]:
 
     A slice is no wider than there are rows for its buckets: its starts then cost at most 4 bytes an entry.
     """
-    half = rows.bit_length() - 2
+    half = max(rows.bit_length() - 2, 0)
     return _sizes(2 * half + (rows >> half & 1))
 
 
@@ -230,35 +195,35 @@ def _spread(widths: Sequence[int], radius: int, rows: int, costs: Costs) -> tupl
         radii[index] += 1
         cost += more
         if radii[index] >= widths[index] // 2:
-            return radii, float("inf")
+            return radii, inf
         heapreplace(heap, (comb(widths[index], radii[index] + 1) * each[index], index))
     return radii, cost
 
 
 def _plan(slices: Sequence[_Slice], radius: int, costs: Costs) -> _Plan:
-    """Slices where they are expected to cost less than a scan, and their probes alone, which are spent before the
-    candidates are known, at most a fifth of one."""
-    covered = min((one.covers for one in slices), default=0)
+    """Slices where they should cost less than a scan, else a scan.
+
+    A query's candidates are counted before they are read, and it is scanned instead if that costs less. What was spent
+    on probes by then is at most a fifth of the scan.
+    """
+    if not slices:
+        return _Plan()
+    covered = min(one.covers for one in slices)
     scan = covered * costs.scanned
-    if not covered:
-        return _Plan((), 0, 0)
     radii, cost = _spread([one.layout.width for one in slices], radius, covered, costs)
-    if cost > scan:
-        return _Plan((), 0, 0)
     searched = [(one, reach) for one, reach in zip(slices, radii, strict=True) if reach >= 0]
-    probes = sum(masks(one.layout.width, reach).size for one, reach in searched)
-    if probes * costs.probe > scan / 5:
-        return _Plan((), 0, 0)
-    limit = int(min(scan / costs.candidate, _NO_LIMIT)) if costs.candidate else _NO_LIMIT
+    probes = sum(comb(one.layout.width, bits) for one, reach in searched for bits in range(reach + 1))
+    if cost > scan or probes * costs.probe > scan / 5:
+        return _Plan()
     ways = tuple((*one.layout, reach, masks(one.layout.width, reach), one.starts, one.rows) for one, reach in searched)
-    return _Plan(ways, covered, limit)
+    return _Plan(ways, covered, int(scan / costs.candidate))
 
 
 @lru_cache(64)
-def masks(width: int, radius: int) -> NDArray[np.uint32]:
-    """All numbers of `width` bits of which at most `radius` are set, ascending: neighbours share cache lines."""
+def masks(width: int, radius: int) -> bytes:
+    """All numbers of `width` bits of which at most `radius` are set, as uint32, ascending: neighbours share lines."""
     level = found = np.zeros(1, np.uint32)
     for _ in range(radius):
         level = np.concatenate([level[level < 1 << bit] | np.uint32(1 << bit) for bit in range(width)])
         found = np.concatenate([found, level])
-    return np.sort(found)
+    return np.sort(found).tobytes()
