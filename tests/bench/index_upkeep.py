@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import threading
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter, sleep, thread_time
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def weigh(entries: int) -> SlicedPdq:
     steady = resident() - before
     print(f"{entries:,} entries added in {added:.1f} s; {count} slices in {spent:.1f} s")
     print(f"{steady / entries:.1f} bytes an entry; peak of the first build {(first.bytes - before) / steady:.3f}")
-    grown(index, rng, entries + entries // 256)
+    grown(index, rng, entries + entries // 200)
     with Peak() as merging:
         count = merge(index)
     print(f"merging {count} slices: peak {(merging.bytes - before) / (resident() - before):.3f} of what stays")
@@ -110,7 +110,7 @@ def latencies(entries: int, seconds: float) -> None:
 
     thread = threading.Thread(target=tend)
     thread.start()
-    times: dict[bool, list[float]] = {False: [], True: []}
+    times: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     number, until = 0, perf_counter() + seconds
     while perf_counter() < until:
         for beside in (False, True):
@@ -118,14 +118,16 @@ def latencies(entries: int, seconds: float) -> None:
             sleep(0.6 if not beside else 0.05)  # for the last merge to end, and for the first one to begin
             stop = perf_counter() + TURN
             while (now := perf_counter()) < stop:
+                spent = thread_time()
                 index.search(asked[number % len(asked)], sliced.DESIGN_RADIUS)
-                times[beside].append((perf_counter() - now) * 1e6)
+                times[beside].append(((perf_counter() - now) * 1e6, (thread_time() - spent) * 1e6))
                 number += 1
     done.set()
     thread.join()
-    for share in (50, 99):
-        quiet, beside_merges = (float(np.percentile(times[key], share)) for key in (False, True))
-        print(f"p{share} quiet {quiet:.0f} us, beside merges {beside_merges:.0f} us, ratio {beside_merges / quiet:.2f}")
+    for which, meaning in enumerate(("clock", "CPU")):
+        for share in (50, 99):
+            quiet, busy = (float(np.percentile([one[which] for one in times[key]], share)) for key in (False, True))
+            print(f"{meaning} p{share} quiet {quiet:.0f} us, beside merges {busy:.0f} us, ratio {busy / quiet:.2f}")
 
 
 def main() -> None:

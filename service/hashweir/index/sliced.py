@@ -34,7 +34,7 @@ DESIGN_RADIUS: Final = 31
 
 
 class Costs(NamedTuple):
-    """Nanoseconds; they choose between ways that are all exact."""
+    """Nanoseconds, measured (`decisions/0010-the-sliced-index.md`); they choose between ways that are all exact."""
 
     probe: float = 12.0
     candidate: float = 12.0
@@ -152,8 +152,9 @@ def _due(slices: Sequence[_Slice], rows: int, costs: Costs) -> Layout | None:
 
 
 def _behind(rows: int, costs: Costs) -> int:
-    """How long a tail may be: it costs every search a scan of it, and a merge costs a pass over all rows."""
-    return max(costs.smallest // 2, rows // 512)
+    """How long a tail may be. Merging all slices passes over all rows, so it is due after a share of them: a tail of
+    this length costs a search less than half of what its slices cost."""
+    return max(costs.smallest // 2, rows // 256)
 
 
 @lru_cache(64)
@@ -219,7 +220,7 @@ def _plan(slices: Sequence[_Slice], radius: int, costs: Costs) -> _Plan:
     return _Plan(ways, covered, int(scan / costs.candidate))
 
 
-@lru_cache(64)
+@lru_cache(16)
 def masks(width: int, radius: int) -> bytes:
     """All numbers of `width` bits of which at most `radius` are set, as uint32, ascending: neighbours share lines."""
     level = found = np.zeros(1, np.uint32)

@@ -37,15 +37,18 @@ def search(**other: Any) -> list[list[int]]:
     return np.frombuffer(found, np.int64).reshape(3, -1).tolist()
 
 
-def test_a_slice_holds_every_row_in_its_bucket() -> None:
-    """Rows ascend within a bucket, and a bucket is the slice's bits as a number."""
-    starts, rows = bytearray(((1 << 11) + 1) * 4), bytearray(ROWS * 4)
-    _native.build(SEGMENTS, 9, ROWS, 59, 11, starts, rows)
-    begins, sorted_rows = np.frombuffer(starts, np.uint32), np.frombuffer(rows, np.uint32)
-    keys = [(int.from_bytes(code.tobytes(), "little") >> 59) % (1 << 11) for code in CODES[:ROWS]]
-    for bucket in range(1 << 11):
-        expected = [row for row, key in enumerate(keys) if key == bucket]
-        assert sorted_rows[begins[bucket] : begins[bucket + 1]].tolist() == expected
+@pytest.mark.parametrize("width", [1, 2, 7, 13])
+def test_a_slice_holds_every_row_in_its_bucket(width: int) -> None:
+    """Wherever the slice lies: a bucket is its bits as a number, and rows ascend within it."""
+    words = np.ascontiguousarray(CODES[:ROWS]).view(np.uint64).tolist()
+    codes = [sum(word << 64 * place for place, word in enumerate(code)) for code in words]
+    starts, rows = bytearray(((1 << width) + 1) * 4), bytearray(ROWS * 4)
+    for first in range(256 - width + 1):
+        _native.build(SEGMENTS, 9, ROWS, first, width, starts, rows)
+        keys = np.array([(code >> first) % (1 << width) for code in codes])
+        assert np.frombuffer(rows, np.uint32).tolist() == np.argsort(keys, kind="stable").tolist()
+        begins = np.searchsorted(np.sort(keys), np.arange((1 << width) + 1))
+        assert np.frombuffer(starts, np.uint32).tolist() == begins.tolist()
 
 
 def test_a_correct_call_finds_the_codes_themselves() -> None:

@@ -127,7 +127,7 @@ def test_a_layout_is_replaced_slice_by_slice_and_searches_stay_exact() -> None:
     rng = np.random.default_rng(SEED)
     known, flat, index = codes(rng, 9000), FlatPdq(), SlicedPdq(ALWAYS)
     flat.add(known.tobytes())
-    asked = around(rng, known, 20)
+    asked = around(rng, known, 120)
     index.add(known[:100].tobytes())
     tended(index)
     index.add(known[100:].tobytes())
