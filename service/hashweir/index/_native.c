@@ -243,10 +243,11 @@ INLINE int probe_slices(Search *s, size_t number, Span *spans, size_t *ends) {
     uint64_t query[WORDS];
     memcpy(query, s->queries + number * sizeof query, sizeof query);
     size_t count = 0, candidates = 0, begun = s->hits.count;
+    for (const Slice *slice = s->slices; slice < s->slices + s->slices_count; slice++)
+        touch(slice, key_of(query, slice->first, slice->width), 0, slice->probes < CHUNK ? slice->probes : CHUNK);
     for (size_t index = 0; index < s->slices_count; index++) {
         const Slice *slice = &s->slices[index];
         uint32_t key = key_of(query, slice->first, slice->width);
-        touch(slice, key, 0, slice->probes < CHUNK ? slice->probes : CHUNK);
         for (size_t from = 0, to; from < slice->probes; from = to) {
             to = slice->probes - from < CHUNK ? slice->probes : from + CHUNK;
             touch(slice, key, to, slice->probes - to < CHUNK ? slice->probes : to + CHUNK);
