@@ -11,14 +11,15 @@ from types import MappingProxyType
 from typing import Final
 
 from hashweir.index.exact import ExactIndex
-from hashweir.index.flat import FlatPdq, FlatTlsh
+from hashweir.index.sliced import SlicedPdq
+from hashweir.index.tlsh import NativeTlsh
 from hashweir.model import Kind
 from hashweir.ports import Index
 
 INDEXES: Final[Mapping[Kind, Callable[[], Index]]] = MappingProxyType(
     {
-        "pdq": FlatPdq,
-        "tlsh": FlatTlsh,
+        "pdq": SlicedPdq,
+        "tlsh": NativeTlsh,
         "sha256": partial(ExactIndex, 32),
         "md5": partial(ExactIndex, 16),
         "text": partial(ExactIndex, 32),

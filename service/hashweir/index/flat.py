@@ -184,16 +184,10 @@ class FlatTlsh(_Flat):
         super().__init__(words=4, extra=3)
 
     def _columns(self, values: Octets) -> tuple[Words, Octets]:
-        bits = np.unpackbits(np.ascontiguousarray(values[:, 3:]), axis=1).reshape(-1, 128, 2)
-        high, gray_low = bits[:, :, 0], bits[:, :, 0] ^ bits[:, :, 1]
-        planes = np.packbits(np.concatenate([high, gray_low], axis=1), axis=1)
-        return planes.view(np.uint64).reshape(-1, 4).T, values[:, [0, 2, 1]].T
+        return planes_of(values).view(np.uint64).reshape(-1, 4).T, values[:, [0, 2, 1]].T
 
     def _values(self, words: Words, extra: Octets) -> Octets:
-        planes = np.unpackbits(np.ascontiguousarray(words.T).view(np.uint8), axis=1).reshape(-1, 2, 128)
-        high, gray_low = planes[:, 0], planes[:, 1]
-        body = np.packbits(np.stack([high, high ^ gray_low], axis=2).reshape(-1, 256), axis=1)
-        return np.hstack([extra[[0, 2, 1]].T, body])
+        return np.hstack([extra[[0, 2, 1]].T, body_of(np.ascontiguousarray(words.T).view(np.uint8))])
 
     def _distances(self, words: Words, extra: Octets, asked: Words, asked_extra: Octets) -> Distances:
         far: Distances = _RATIOS[asked_extra[1][:, None], extra[1]]
@@ -205,6 +199,20 @@ class FlatTlsh(_Flat):
             extreme = high & ~(words[half + 2] | asked[half + 2][:, None])
             far += np.bitwise_count(extreme) * np.uint16(5)  # 64 buckets times 5 do not fit a byte
         return far
+
+
+def planes_of(values: Octets) -> Octets:
+    """The bodies of TLSH values, (n, 35), as bit planes, (n, 32): 128 high bits, then 128 low ones in Gray code."""
+    bits = np.unpackbits(np.ascontiguousarray(values[:, 3:]), axis=1).reshape(-1, 128, 2)
+    high, gray_low = bits[:, :, 0], bits[:, :, 0] ^ bits[:, :, 1]
+    return np.packbits(np.concatenate([high, gray_low], axis=1), axis=1)
+
+
+def body_of(planes: Octets) -> Octets:
+    """The way back: the last 32 bytes of values, (n, 32), of their bit planes."""
+    bits = np.unpackbits(planes, axis=1).reshape(-1, 2, 128)
+    high, gray_low = bits[:, 0], bits[:, 1]
+    return np.packbits(np.stack([high, high ^ gray_low], axis=2).reshape(-1, 256), axis=1)
 
 
 def _ratio_table() -> Distances:
