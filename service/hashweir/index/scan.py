@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_ROWS = 65_536
-"""Rows compared at a time: 2 MiB of codes, so that what is computed of them stays in the processor's cache."""
+from hashweir.index import _native
 
 
-def near(codes: NDArray[np.uint8], query: bytes, radius: int) -> NDArray[np.intp]:
-    """Rows of `codes` (n, 32) within `radius` bits of `query` (32 bytes), ascending. Exact."""
-    words, wanted = codes.view(np.uint64), np.frombuffer(query, np.uint64)
-    found = []
-    for first in range(0, len(words), _ROWS):
-        bits = np.bitwise_count(words[first : first + _ROWS] ^ wanted)  # of four words, at most 64 in each
-        far = bits[:, 0].astype(np.uint16) + bits[:, 1] + bits[:, 2] + bits[:, 3]
-        found.append(np.nonzero(far <= radius)[0] + first)
-    return np.concatenate(found) if found else np.zeros(0, np.intp)
+def near(codes: NDArray[np.uint8], query: bytes, radius: int, level: int = _native.LEVEL) -> NDArray[np.int64]:
+    """Rows of `codes` (n, 32), contiguous, within `radius` bits of `query` (32 bytes), ascending. Exact.
+
+    `level` bounds the instructions (`_native`).
+    """
+    rows = len(codes)
+    alive, shift = np.zeros(rows, np.uint8), max(9, (rows - 1).bit_length())
+    found = _native.search((codes,), (b"",), (alive,), shift, rows, (), 0, 0, query, radius, _native.HAMMING, level)
+    return np.frombuffer(found, np.int64).reshape(3, -1)[1]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hashweir.errors import InputError
 from hashweir.hashing import HASHERS, RECIPES
+from hashweir.index._native import LEVEL
 from hashweir.index.scan import near
 from hashweir.model import KINDS, Fingerprint, Footage, Kind, Scan, Upload
 from hashweir.pipeline import ring as ring_module
@@ -233,4 +234,5 @@ def test_a_scan_of_codes_equals_counting_bits(rows: int) -> None:
         if rows:
             codes[place] = query ^ np.packbits(np.arange(256) < bits)
     far = np.unpackbits(codes ^ query, axis=1).sum(axis=1)
-    assert near(codes, query.tobytes(), 31).tolist() == np.nonzero(far <= 31)[0].tolist()
+    for level in range(LEVEL + 1):
+        assert near(codes, query.tobytes(), 31, level).tolist() == np.nonzero(far <= 31)[0].tolist()
