@@ -9,8 +9,8 @@ the coefficients are `D A D'`. A sample depends on no more than twice the window
 every pixel is used once. `decisions/0005-pdq-as-a-linear-map.md` derives it and has the measurements.
 
 The reference adds up in float32 while it slides its windows, so its coefficients differ from these in the last digits.
-The bits can only differ where the 128th and the 129th coefficient lie that near each other; there the reference is
-asked.
+The bits can only differ where the 128th and the 129th coefficient lie that near each other; there `_reference.c` adds
+up as the reference does.
 
 A mirrored picture has the same matrix with its columns in reverse, and windows and samples of both lie in the same
 strips of pixels; so all eight turns cost hardly more than the picture as it is.
@@ -27,8 +27,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pdqhash
 
+from hashweir.hashing import _reference
 from hashweir.hashing.spelling import from_hex, to_hex
 from hashweir.model import Kind, Turn
 
@@ -122,7 +122,7 @@ class Sampled:
     value: bytes
     quality: int
     by_reference: bool = False
-    """Whether the reference had to decide."""
+    """Whether the reference's own rounding had to decide."""
     strips: Floats | None = None
     """64 x 2 x width: `M_h luma` of the picture as it is and, last sample first, upside down. None: a side under 5."""
     samples: Floats | None = None
@@ -133,7 +133,7 @@ class Sampled:
     def turned(self, turns: Sequence[Turn]) -> list[bytes]:
         """The hash of the picture turned (counter-clockwise) or mirrored, as of the turned pixels, in this order.
 
-        The reference is not asked here, so pictures that are symmetric or flat may differ from it.
+        The reference's rounding is not followed here, so pictures that are symmetric or flat may differ from it.
         """
         if self.strips is None:
             return [self.value for _ in turns]
@@ -188,8 +188,8 @@ def sample(rgb: Pixels) -> Sampled:
     quality = _quality(samples)
     tie = FLAT_TIE if _close(coefficients, below) >= FLAT_MOST else TIE
     if above - below < tie or quality is None:
-        bits, decided = pdqhash.compute(rgb)
-        return Sampled(np.packbits(bits).tobytes(), int(decided), True, strips, samples, across)
+        rounded, decided = _reference.coefficients(rgb)
+        return Sampled(_value(np.frombuffer(rounded, np.float32)), decided, True, strips, samples, across)
     return Sampled(_value(coefficients), quality, False, strips, samples, across)
 
 
