@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hashweir.hashing import _reference, _strips
+from hashweir.hashing import _linear, _reference
 from hashweir.hashing.spelling import from_hex, to_hex
 from hashweir.model import Kind, Turn
 
@@ -60,16 +60,16 @@ CLOSE_MOST: Final = 8
 _WAVES = np.outer(np.arange(1, 17), 2 * np.arange(64) + 1)
 DCT: Final = (np.sqrt(2 / 64) * np.cos(np.pi / 128 * _WAVES)).astype(np.float32)
 """16 x 64: waves 1 to 16 of the 64-point cosine transform (type II, orthonormal). The constant wave 0 is left out."""
-_TURNS: Final[dict[Turn, tuple[int, int, bool]]] = {
-    "rotate-90": (0, 1, True),
-    "rotate-180": (1, 1, False),
-    "rotate-270": (1, 0, True),
-    "flip-left-right": (0, 1, False),
-    "flip-top-bottom": (1, 0, False),
-    "transpose": (0, 0, True),
-    "transverse": (1, 1, True),
+_TURNED: Final[dict[Turn, int]] = {
+    "transpose": 1,
+    "flip-left-right": 2,
+    "rotate-90": 3,
+    "flip-top-bottom": 4,
+    "rotate-270": 5,
+    "rotate-180": 6,
+    "transverse": 7,
 }
-"""How to make each turn: whether to mirror from top to bottom, and from left to right, and then to transpose."""
+"""How to make each turn: 4, upside down; and 2, from left to right; and then 1, transpose."""
 
 
 class Pdq:
@@ -127,20 +127,8 @@ class Sampled:
         """
         if self.strips is None or self.across is None:
             return [self.value for _ in turns]
-        views = np.empty((64, 256), np.float32)  # columns; mirrored, upside down, rows
-        _strips.across(self.strips, *self.across, views, True)
-        # Rows: waves across, mirrored, upside down; columns: waves down.
-        halfway = DCT @ views
-        coefficients = (halfway.reshape(64, 64) @ DCT.T).reshape(16, 2, 2, 16)
-        # A mirrored picture's samples came last first, along either axis: waves of odd number are upside down.
-        coefficients[::2, 1] *= -1
-        coefficients[:, :, 1, ::2] *= -1
-        wanted = np.empty((len(turns), 16, 16), np.float32)
-        for one, turn in zip(wanted, turns, strict=True):
-            upside_down, mirrored, transposed = _TURNS[turn]
-            view = coefficients[:, mirrored, upside_down]
-            one[:] = view if transposed else view.T
-        return [bits.tobytes() for bits in _bits(wanted)]
+        values = _linear.turned(self.strips, *self.across, DCT)
+        return [values[32 * place : 32 * place + 32] for place in map(_TURNED.__getitem__, turns)]
 
 
 def fingerprint(rgb: Pixels) -> tuple[bytes, int]:
@@ -170,14 +158,10 @@ def sample(rgb: Pixels) -> Sampled:
     if min(height, width) < LEAST_SIDE:
         return Sampled(bytes(32), 0)
     strips, across = _along_height(rgb, _bands(height)), _bands(width)
-    samples = _along_width(strips, across)
-    coefficients = DCT @ samples @ DCT.T
-    below, above = np.partition(coefficients, (127, 128), axis=None)[127:129]
-    quality = _quality(samples)
-    tie = FLAT_TIE if _close(coefficients, below) >= FLAT_MOST else TIE
-    if above - below < tie or quality is None:
+    samples, value, gap, close, least, most = _read(strips, across, QUALITY_TIE)
+    if gap < (FLAT_TIE if close >= FLAT_MOST else TIE) or least != most:
         return Sampled(*_by_reference(rgb), True, strips, samples, across)
-    return Sampled(_bits(coefficients).tobytes(), quality, False, strips, samples, across)
+    return Sampled(value, least, False, strips, samples, across)
 
 
 def sample_scaled(grey: Pixels, height: int, width: int, factor: int) -> Sampled | None:
@@ -195,13 +179,8 @@ def sample_scaled(grey: Pixels, height: int, width: int, factor: int) -> Sampled
         return None
     across = _bands(width, factor)
     strips = _along_height(np.ascontiguousarray(grey), _bands(height, factor))
-    samples = _along_width(strips, across)
-    coefficients = DCT @ samples @ DCT.T
-    median = np.partition(coefficients, 127, axis=None)[127]
-    if _close(coefficients, median) >= CLOSE_MOST:
-        return None
-    quality = _quality(samples, tie=0)
-    return None if quality is None else Sampled(_bits(coefficients).tobytes(), quality, False, strips, samples, across)
+    samples, value, _, close, quality, _ = _read(strips, across, tie=0)
+    return None if close >= CLOSE_MOST else Sampled(value, quality, False, strips, samples, across)
 
 
 def nearest_512(rgb: Pixels) -> Pixels:
@@ -224,7 +203,8 @@ def _checked(rgb: Pixels) -> Pixels:
 
 def _by_reference(rgb: Pixels) -> tuple[bytes, int]:
     coefficients, quality = _reference.coefficients(rgb)
-    return _bits(np.frombuffer(coefficients, np.float32)).tobytes(), quality
+    flat = np.frombuffer(coefficients, np.float32)[::-1]
+    return np.packbits(flat > np.partition(flat, 127)[127]).tobytes(), quality
 
 
 @lru_cache(maxsize=256)
@@ -269,39 +249,16 @@ def _along_height(levels: Pixels, bands: Bands) -> Floats:
     """
     rows, columns = levels.shape[:2]
     strips = np.empty((columns, 2, 64), np.float32)
-    _strips.down(levels, rows, levels.size // (rows * columns), *bands, LUMA, strips)
+    _linear.down(levels, rows, levels.size // (rows * columns), *bands, LUMA, strips)
     return strips
 
 
-def _along_width(strips: Floats, bands: Bands) -> Floats:
-    """The 64 x 64 samples of the picture as it is."""
-    samples = np.empty((64, 64), np.float32)
-    _strips.across(strips, *bands, samples, False)
-    return samples.T
+def _read(strips: Floats, bands: Bands, tie: float) -> tuple[Floats, bytes, float, int, int, int]:
+    """The 64 x 64 samples, and what is read off them.
 
-
-def _quality(samples: Floats, tie: float = QUALITY_TIE) -> int | None:
-    """The reference's quality: steps of brightness of at least one per cent between neighbours, counted and scaled.
-
-    None where rounding decides.
+    The value, the gap of the 128th and the 129th coefficient, how many are within `CLOSE` of the median, and the
+    quality if each step of brightness were lower or higher by `tie`.
     """
-    steps = np.empty((2, 63, 64), np.float32)
-    np.subtract(samples[1:], samples[:-1], out=steps[0])
-    np.subtract(samples[:, 1:].T, samples[:, :-1].T, out=steps[1])
-    np.abs(steps, out=steps)
-    steps *= np.float32(100 / 255)
-    steps -= np.float32(tie)
-    least = int(np.trunc(steps).sum()) // 90  # rounded towards zero: what falls below it is none
-    steps += np.float32(2 * tie)
-    most = int(np.trunc(steps).sum()) // 90 if tie else least
-    return min(100, least) if min(100, least) == min(100, most) else None
-
-
-def _close(coefficients: Floats, median: np.float32) -> int:
-    return int(np.count_nonzero(np.abs(coefficients - median) < CLOSE))
-
-
-def _bits(coefficients: npt.NDArray[np.floating]) -> Pixels:
-    """n x 16 x 16 to n x 32 bytes."""
-    flat = coefficients.reshape(-1, 256)[:, ::-1]
-    return np.packbits(flat > np.partition(flat, 127, axis=1)[:, 127:128], axis=1)
+    samples = np.empty((64, 64), np.float32)
+    read = _linear.across(strips, *bands, DCT, samples, tie, CLOSE)
+    return samples.T, *read
