@@ -186,8 +186,7 @@ def report(tallies: dict[str, Tally]) -> None:
     )
     print("eight: all turns / one hash that could be turned; worst: least pdqhash / ours of any picture\n")
     widths = (20, 8, 6, 6, 8, 8, 14, 6, 8, 8, 14, 14, 14, 12)
-    head = ("", "pictures", "ties", "differ", "pdqhash", "ours ms", "hash", "worst")
-    head += ("jpeg ms", "decode", "jpeg", "bound", "fast", "eight")
+    head = "|pictures|ties|differ|pdqhash|ours ms|hash|worst|jpeg ms|decode|jpeg|bound|fast|eight".split("|")
     print(" ".join(f"{word:>{width}}" for word, width in zip(head, widths, strict=True)))
     for name, tally in tallies.items():
         row = (
