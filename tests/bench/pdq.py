@@ -3,8 +3,8 @@
     .venv/bin/python -m tests.bench.pdq [--scale N] [--seed N]
 
 Prints one table. Times are CPU times of this process with one thread per library; every ratio comes from one run in
-which both sides take turns. A total is over all pictures, near-ties included. `--scale 10`
-takes a tenth of the pictures.
+which both sides take turns. A total is over all pictures, near-ties included. `--scale 10` takes a tenth of the
+pictures.
 """
 
 from __future__ import annotations
@@ -186,7 +186,8 @@ def report(tallies: dict[str, Tally]) -> None:
     )
     print("eight: all turns / one hash that could be turned; worst: least pdqhash / ours of any picture\n")
     widths = (20, 8, 6, 6, 8, 8, 14, 6, 8, 8, 14, 14, 14, 12)
-    head = "|pictures|ties|differ|pdqhash|ours ms|hash|worst|jpeg ms|decode|jpeg|bound|fast|eight".split("|")
+    head: tuple[str, ...] = ("", "pictures", "ties", "differ", "pdqhash", "ours ms", "hash", "worst")
+    head += ("jpeg ms", "decode", "jpeg", "bound", "fast", "eight")
     print(" ".join(f"{word:>{width}}" for word, width in zip(head, widths, strict=True)))
     for name, tally in tallies.items():
         row = (
