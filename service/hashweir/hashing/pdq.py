@@ -6,7 +6,8 @@ The reference blurs the luma with two box filters along each axis, takes 64 x 64
 of 16 x 16 coefficients of its cosine transform, each against their median. Blurring and sampling are linear and treat
 each axis by itself, so they are one matrix per axis that depends on the side's length only: `A = M_h luma M_w'`, and
 the coefficients are `D A D'`. A sample depends on no more than twice the window, so `M` is a narrow band and almost
-every pixel is used once. `decisions/0005-pdq-as-a-linear-map.md` derives it and has the measurements.
+every pixel is used once. `decisions/0005-pdq-as-a-linear-map.md` derives it and has the measurements; `M` is made
+here, and `_linear.c` multiplies.
 
 The reference adds up in float32 while it slides its windows, so its coefficients differ from these in the last digits.
 The bits can only differ where the 128th and the 129th coefficient lie that near each other; there, and in small
@@ -14,8 +15,6 @@ pictures, `_reference.c` adds up as the reference does.
 
 A mirrored picture has the same matrix with its columns in reverse, and windows and samples of both lie in the same
 strips of pixels; so all eight turns cost hardly more than the picture as it is.
-
-Long because each constant stands beside the measurement behind it.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ _TURNED: Final[dict[Turn, int]] = {
     "rotate-180": 6,
     "transverse": 7,
 }
-"""How to make each turn: 4, upside down; and 2, from left to right; and then 1, transpose."""
+"""Which of the eight views: 4 for upside down, 2 for mirrored from left to right, 1 for transposed after that."""
 
 
 class Pdq:
