@@ -61,7 +61,7 @@ BUDGET = 0.8
 """Share of its deadline after which the scan of a video or an animation answers with what it has."""
 LOOKUP_THREADS = 2
 GAUGES_EVERY_S = 1.0
-VERSIONED = ("numpy", "pdqhash", "Pillow", "py-tlsh", "simplejpeg")
+VERSIONED = ("numpy", "Pillow", "py-tlsh", "simplejpeg")
 """Libraries that decode and hash: their versions travel with every verdict."""
 
 

@@ -45,6 +45,8 @@ _DYING_S: Final = 1.0
 """A process that hung up has so long to be gone, so that its own exit status is seen."""
 _SPARE_CPU_S: Final = 2
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_PART_BYTES: Final = 2**14
+"""Read of an answer at a time; that of a picture has less than 2 kB."""
 
 
 class Failed(Exception):
@@ -188,7 +190,8 @@ class ScanProcess:
         parts = bytearray()
         most = LENGTH_BYTES + MOST_REPLY_BYTES
         while True:
-            part = await self._loop.sock_recv(self._link, most + 1 - len(parts))
+            # Not all at once: room would be made for the longest answer each time.
+            part = await self._loop.sock_recv(self._link, min(most + 1 - len(parts), _PART_BYTES))
             if not part:
                 raise EOFError
             parts += part

@@ -6,16 +6,15 @@ The reference blurs the luma with two box filters along each axis, takes 64 x 64
 of 16 x 16 coefficients of its cosine transform, each against their median. Blurring and sampling are linear and treat
 each axis by itself, so they are one matrix per axis that depends on the side's length only: `A = M_h luma M_w'`, and
 the coefficients are `D A D'`. A sample depends on no more than twice the window, so `M` is a narrow band and almost
-every pixel is used once. `decisions/0005-pdq-as-a-linear-map.md` derives it and has the measurements.
+every pixel is used once. `decisions/0005-pdq-as-a-linear-map.md` derives it and has the measurements; `M` is made
+here, and `_linear.c` multiplies.
 
 The reference adds up in float32 while it slides its windows, so its coefficients differ from these in the last digits.
-The bits can only differ where the 128th and the 129th coefficient lie that near each other; there the reference is
-asked.
+The bits can only differ where the 128th and the 129th coefficient lie that near each other; there, and in small
+pictures, `_reference.c` adds up as the reference does.
 
 A mirrored picture has the same matrix with its columns in reverse, and windows and samples of both lie in the same
 strips of pixels; so all eight turns cost hardly more than the picture as it is.
-
-Long because each constant stands beside the measurement behind it.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pdqhash
 
+from hashweir.hashing import _linear, _reference
 from hashweir.hashing.spelling import from_hex, to_hex
 from hashweir.model import Kind, Turn
 
@@ -49,29 +48,27 @@ every sum the same way, and its errors add up."""
 QUALITY_TIE: Final = 5e-4
 """A step of brightness (in per cent of the range) this near a whole number may be either, for at those quality rounds.
 Ten times what it took for the sum of all steps to be within its bounds. One step may be off by more (0.0016)."""
+SMALL: Final = 2**16
+"""Pixels of a picture up to which the reference's sums are as quick as the linear map (measured), and need no bands."""
 LEAST_SIDE: Final = 5
 """Pixels a side; less has the all-zero hash, as in the reference."""
 CLOSE: Final = 0.2
 CLOSE_MOST: Final = 8
 """A fast hash is given up where this many coefficients lie this near the median: they would be rounding noise."""
 
-_TILE: Final = 6144
-"""Columns at a time: a strip of a 12-megapixel picture then takes 1.5 MB. Measured; narrower pictures are one tile."""
-_AT_ONCE: Final = 8
-"""Samples that one product makes along the width. Measured at 512 to 4,000 pixels: 4 to 16 are equally good."""
 _WAVES = np.outer(np.arange(1, 17), 2 * np.arange(64) + 1)
 DCT: Final = (np.sqrt(2 / 64) * np.cos(np.pi / 128 * _WAVES)).astype(np.float32)
 """16 x 64: waves 1 to 16 of the 64-point cosine transform (type II, orthonormal). The constant wave 0 is left out."""
-_TURNS: Final[dict[Turn, tuple[int, int, bool]]] = {
-    "rotate-90": (0, 1, True),
-    "rotate-180": (1, 1, False),
-    "rotate-270": (1, 0, True),
-    "flip-left-right": (0, 1, False),
-    "flip-top-bottom": (1, 0, False),
-    "transpose": (0, 0, True),
-    "transverse": (1, 1, True),
+_TURNED: Final[dict[Turn, int]] = {
+    "transpose": 1,
+    "flip-left-right": 2,
+    "rotate-90": 3,
+    "flip-top-bottom": 4,
+    "rotate-270": 5,
+    "rotate-180": 6,
+    "transverse": 7,
 }
-"""How to make each turn: whether to mirror from top to bottom, and from left to right, and then to transpose."""
+"""Which of the eight views: 4 for upside down, 2 for mirrored from left to right, 1 for transposed after that."""
 
 
 class Pdq:
@@ -96,22 +93,14 @@ class Pdq:
         return (int.from_bytes(a) ^ int.from_bytes(b)).bit_count()
 
 
-class Band(NamedTuple):
-    """The weights, 2 x (stop - start), of the pixels from `start` up to, not including, `stop`.
+class Bands(NamedTuple):
+    """64 bands: `edges`, 64 x 2, are the first pixel of each and the one after its last; `weights` follow each other.
 
-    The first row makes sample k of the picture, the second makes sample 63 - k of the mirrored one.
+    Each has 2 x (stop - start): the first row makes sample k of the picture, the second makes sample 63 - k of the
+    mirrored one.
     """
 
-    start: int
-    stop: int
-    weights: Floats
-
-
-class Block(NamedTuple):
-    """Eight neighbouring bands as one, with zeros where a band does not reach: 2 x 8 x (stop - start)."""
-
-    start: int
-    stop: int
+    edges: npt.NDArray[np.int64]
     weights: Floats
 
 
@@ -122,37 +111,23 @@ class Sampled:
     value: bytes
     quality: int
     by_reference: bool = False
-    """Whether the reference had to decide."""
+    """Whether the reference's own rounding had to decide."""
     strips: Floats | None = None
-    """64 x 2 x width: `M_h luma` of the picture as it is and, last sample first, upside down. None: a side under 5."""
+    """Width x 2 x 64: `M_h luma` of the picture as it is and, last sample first, upside down. None: a side under 5."""
     samples: Floats | None = None
     """64 x 64, of the picture as it is."""
-    across: tuple[Block, ...] = ()
+    across: Bands | None = None
     """`M_w` of the picture as it is and mirrored."""
 
     def turned(self, turns: Sequence[Turn]) -> list[bytes]:
         """The hash of the picture turned (counter-clockwise) or mirrored, as of the turned pixels, in this order.
 
-        The reference is not asked here, so pictures that are symmetric or flat may differ from it.
+        The reference's rounding is not followed here, so pictures that are symmetric or flat may differ from it.
         """
-        if self.strips is None:
+        if self.strips is None or self.across is None:
             return [self.value for _ in turns]
-        views = np.empty((2, 2, 64, 64), np.float32)  # upside down, mirrored, rows, columns
-        rows = self.strips.reshape(128, -1)
-        for number, (start, stop, weights) in enumerate(self.across):
-            at = slice(number * _AT_ONCE, (number + 1) * _AT_ONCE)
-            made = rows[:, start:stop] @ weights.reshape(2 * _AT_ONCE, -1).T
-            views[:, :, :, at] = made.reshape(64, 2, 2, _AT_ONCE).transpose(1, 2, 0, 3)
-        # A mirrored picture's samples come last first, along either axis.
-        views[1] = views[1, :, ::-1].copy()
-        views[:, 1] = views[:, 1, :, ::-1].copy()
-        coefficients = DCT @ views @ DCT.T
-        found = []
-        for turn in turns:
-            upside_down, mirrored, transposed = _TURNS[turn]
-            one = coefficients[upside_down, mirrored]
-            found.append(_value(one.T if transposed else one))
-        return found
+        values = _linear.turned(self.strips, *self.across, DCT)
+        return [values[32 * place : 32 * place + 32] for place in map(_TURNED.__getitem__, turns)]
 
 
 def fingerprint(rgb: Pixels) -> tuple[bytes, int]:
@@ -161,6 +136,9 @@ def fingerprint(rgb: Pixels) -> tuple[bytes, int]:
     `rgb` is height x width x 3, uint8. Sides under 5 pixels give the all-zero hash with quality 0, as the
     reference does. Raises ValueError for any other shape or type: `pdqhash` would hash bool and int8 wrongly.
     """
+    rgb = _checked(rgb)
+    if rgb.shape[0] * rgb.shape[1] <= SMALL and min(rgb.shape[:2]) >= LEAST_SIDE:
+        return _by_reference(rgb)
     found = sample(rgb)
     return found.value, found.quality
 
@@ -174,23 +152,15 @@ def fingerprint_frames(frames: Pixels) -> list[tuple[bytes, int]]:
 
 def sample(rgb: Pixels) -> Sampled:
     """A picture, height x width x 3 of uint8, with what its turns are made of. Raises ValueError as `fingerprint`."""
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise ValueError(f"a picture is H x W x 3 of uint8, got {rgb.shape} of {rgb.dtype}")
+    rgb = _checked(rgb)
     height, width, _ = rgb.shape
     if min(height, width) < LEAST_SIDE:
         return Sampled(bytes(32), 0)
-    rgb = np.ascontiguousarray(rgb)
-    strips = _along_height(rgb.reshape(height, width * 3), height).reshape(64, 2, width, 3) @ LUMA
-    across = _blocks(width)
-    samples = _along_width(strips, across)
-    coefficients = DCT @ samples @ DCT.T
-    below, above = np.partition(coefficients, (127, 128), axis=None)[127:129]
-    quality = _quality(samples)
-    tie = FLAT_TIE if _close(coefficients, below) >= FLAT_MOST else TIE
-    if above - below < tie or quality is None:
-        bits, decided = pdqhash.compute(rgb)
-        return Sampled(np.packbits(bits).tobytes(), int(decided), True, strips, samples, across)
-    return Sampled(_value(coefficients), quality, False, strips, samples, across)
+    strips, across = _along_height(rgb, _bands(height)), _bands(width)
+    samples, value, gap, close, least, most = _read(strips, across, QUALITY_TIE)
+    if gap < (FLAT_TIE if close >= FLAT_MOST else TIE) or least != most:
+        return Sampled(*_by_reference(rgb), True, strips, samples, across)
+    return Sampled(value, least, False, strips, samples, across)
 
 
 def sample_scaled(grey: Pixels, height: int, width: int, factor: int) -> Sampled | None:
@@ -206,15 +176,10 @@ def sample_scaled(grey: Pixels, height: int, width: int, factor: int) -> Sampled
         raise ValueError(f"luma is {expected} of uint8, got {grey.shape} of {grey.dtype}")
     if min(height, width) < LEAST_SIDE:
         return None
-    strips = _along_height(np.ascontiguousarray(grey), height, factor)
-    across = _blocks(width, factor)
-    samples = _along_width(strips, across)
-    coefficients = DCT @ samples @ DCT.T
-    median = np.partition(coefficients, 127, axis=None)[127]
-    if _close(coefficients, median) >= CLOSE_MOST:
-        return None
-    quality = _quality(samples, tie=0)
-    return None if quality is None else Sampled(_value(coefficients), quality, False, strips, samples, across)
+    across = _bands(width, factor)
+    strips = _along_height(np.ascontiguousarray(grey), _bands(height, factor))
+    samples, value, _, close, quality, _ = _read(strips, across, tie=0)
+    return None if close >= CLOSE_MOST else Sampled(value, quality, False, strips, samples, across)
 
 
 def nearest_512(rgb: Pixels) -> Pixels:
@@ -229,8 +194,20 @@ def nearest_512(rgb: Pixels) -> Pixels:
     return rgb[np.ix_(steps * height // 512, steps * width // 512)]
 
 
+def _checked(rgb: Pixels) -> Pixels:
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"a picture is H x W x 3 of uint8, got {rgb.shape} of {rgb.dtype}")
+    return np.ascontiguousarray(rgb)
+
+
+def _by_reference(rgb: Pixels) -> tuple[bytes, int]:
+    coefficients, quality = _reference.coefficients(rgb)
+    flat = np.frombuffer(coefficients, np.float32)[::-1]
+    return np.packbits(flat > np.partition(flat, 127)[127]).tobytes(), quality
+
+
 @lru_cache(maxsize=256)
-def _bands(side: int, factor: int = 1) -> tuple[Band, ...]:
+def _bands(side: int, factor: int = 1) -> Bands:
     """`M` for a side of this many pixels, in blocks of `factor`: 64 bands. Takes some 16 bytes per pixel of a side."""
     window = -(-side // 128)
     ahead = (window + 2) // 2
@@ -250,7 +227,7 @@ def _bands(side: int, factor: int = 1) -> tuple[Band, ...]:
     np.add.at(marks, (rows, np.where(used, first[inner] - start[:, np.newaxis], 0)), share)
     np.add.at(marks, (rows, np.where(used, end[inner] - start[:, np.newaxis], 0)), -share)
     weights = marks.cumsum(axis=1)
-    bands = []
+    edges, bands = np.empty((64, 2), np.int64), []
     for k in range(64):
         mirror = side - int(stop[63 - k])  # where the window of sample 63 - k begins in the mirrored picture
         size, other = int(stop[k] - start[k]), int(stop[63 - k] - start[63 - k])
@@ -259,69 +236,28 @@ def _bands(side: int, factor: int = 1) -> tuple[Band, ...]:
         at, mirrored_at = int(start[k]) - low * factor, mirror - low * factor
         pair[0, at : at + size] = weights[k, :size]
         pair[1, mirrored_at : mirrored_at + other] = weights[63 - k, :other][::-1]
-        blocks = pair.reshape(2, high - low, factor).sum(axis=2) if factor > 1 else pair
-        bands.append(Band(low, high, blocks.astype(np.float32)))
-    return tuple(bands)
+        edges[k] = low, high
+        bands.append(pair.reshape(-1, factor).sum(axis=1) if factor > 1 else pair.ravel())
+    return Bands(edges, np.concatenate(bands).astype(np.float32))
 
 
-@lru_cache(maxsize=64)
-def _blocks(side: int, factor: int = 1) -> tuple[Block, ...]:
-    """The same in eight blocks: a product with each is quick, and few of its weights are zero."""
-    bands = _bands(side, factor)
-    blocks = []
-    for first in range(0, 64, _AT_ONCE):
-        some = bands[first : first + _AT_ONCE]
-        low, high = min(start for start, _, _ in some), max(stop for _, stop, _ in some)
-        both = np.zeros((2, _AT_ONCE, high - low), np.float32)
-        for number, (start, stop, weights) in enumerate(some):
-            both[:, number, start - low : stop - low] = weights
-        blocks.append(Block(low, high, both))
-    return tuple(blocks)
+def _along_height(levels: Pixels, bands: Bands) -> Floats:
+    """`M_h` times the luma of `levels` (rows x columns, or rows x columns x RGB), transposed: columns x 2 x 64.
+
+    The second half of a row is of the picture upside down, whose samples come last first: [1, 63 - k] is its sample k.
+    """
+    rows, columns = levels.shape[:2]
+    strips = np.empty((columns, 2, 64), np.float32)
+    _linear.down(levels, rows, levels.size // (rows * columns), *bands, LUMA, strips)
+    return strips
 
 
-def _along_width(strips: Floats, blocks: tuple[Block, ...]) -> Floats:
-    """`strips` of the picture as it is, times `M_w'`: the 64 x 64 samples."""
+def _read(strips: Floats, bands: Bands, tie: float) -> tuple[Floats, bytes, float, int, int, int]:
+    """The 64 x 64 samples, and what is read off them.
+
+    The value, the gap of the 128th and the 129th coefficient, how many are within `CLOSE` of the median, and the
+    quality if each step of brightness were lower or higher by `tie`.
+    """
     samples = np.empty((64, 64), np.float32)
-    for number, (start, stop, weights) in enumerate(blocks):
-        made = samples[:, number * _AT_ONCE : (number + 1) * _AT_ONCE]
-        np.matmul(strips[:, 0, start:stop], weights[0].T, out=made)
-    return samples
-
-
-def _along_height(levels: Pixels, height: int, factor: int = 1) -> Floats:
-    """`M_h` times `levels` (rows x columns): 64 x 2 x columns.
-
-    The second of each pair is of the picture upside down, whose samples come last first: [63 - k, 1] is its sample k.
-    Strip by strip, so that the floats stay in the cache.
-    """
-    bands = _bands(height, factor)
-    columns = levels.shape[1]
-    result = np.empty((64, 2, columns), np.float32)
-    strip = np.empty((max(stop - start for start, stop, _ in bands), min(columns, _TILE)), np.float32)
-    for left in range(0, columns, _TILE):
-        tile = levels[:, left : left + _TILE]
-        for pair, (start, stop, weights) in zip(result[:, :, left : left + _TILE], bands, strict=True):
-            floats = strip[: stop - start, : tile.shape[1]]
-            np.copyto(floats, tile[start:stop])
-            np.matmul(weights, floats, out=pair)
-    return result
-
-
-def _quality(samples: Floats, tie: float = QUALITY_TIE) -> int | None:
-    """The reference's quality: steps of brightness of at least one per cent between neighbours, counted and scaled.
-
-    None where rounding decides.
-    """
-    steps = np.concatenate([np.diff(samples, axis=0).ravel(), np.diff(samples, axis=1).ravel()])
-    steps = np.abs(steps) * np.float32(100 / 255)
-    least, most = (min(100, int(np.floor(np.maximum(steps + off, 0)).sum()) // 90) for off in (-tie, tie))
-    return least if least == most else None
-
-
-def _close(coefficients: Floats, median: np.float32) -> int:
-    return int(np.count_nonzero(np.abs(coefficients - median) < CLOSE))
-
-
-def _value(coefficients: npt.NDArray[np.floating]) -> bytes:
-    flat = coefficients.ravel()[::-1]
-    return np.packbits(flat > np.partition(flat, 127)[127]).tobytes()
+    read = _linear.across(strips, *bands, DCT, samples, tie, CLOSE)
+    return samples.T, *read

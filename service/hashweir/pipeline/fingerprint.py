@@ -30,9 +30,13 @@ def fingerprint_picture(
     After it come the `forms`: `upright` is the turn that EXIF asks for, `misread` are the pixels (of the same shape)
     that python-threatexchange takes for this file's, and what that form is called.
     """
-    sampled = pdq.sample(rgb)
-    found = [_fingerprint("pdq", "canonical", sampled.value, quality=sampled.quality)]
-    found += _turned(sampled, forms, upright)
+    if upright or "turns" in forms:
+        sampled = pdq.sample(rgb)
+        found = [_fingerprint("pdq", "canonical", sampled.value, quality=sampled.quality)]
+        found += _turned(sampled, forms, upright)
+    else:
+        value, quality = pdq.fingerprint(rgb)
+        found = [_fingerprint("pdq", "canonical", value, quality=quality)]
     others = [misread] if misread is not None else []
     if "nearest-512" in forms and max(rgb.shape) > 512:
         others.append(("nearest-512", pdq.nearest_512(rgb)))

@@ -33,7 +33,8 @@ def require_identity(first: int, count: int, most: int) -> None:
     """Pictures from 5 pixels to `most` a side, every eighth a graphic, all recompressed."""
     for seed, (width, height) in enumerate(sizes(first, count, 5, most), first):
         rgb = pixels(Image.open(BytesIO(jpeg(seed, picture(seed, width, height)))))
-        assert pdq.fingerprint(rgb) == reference(rgb), (seed, width, height)
+        sampled = pdq.sample(rgb)
+        assert pdq.fingerprint(rgb) == (sampled.value, sampled.quality) == reference(rgb), (seed, width, height)
 
 
 def test_varied_pictures() -> None:
@@ -64,7 +65,8 @@ def test_any_size(height: int, width: int, seed: int, smooth: bool) -> None:
     rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     if smooth:
         rgb = np.sort(rgb, axis=seed % 3)
-    assert pdq.fingerprint(rgb) == reference(rgb)
+    sampled = pdq.sample(rgb)
+    assert pdq.fingerprint(rgb) == (sampled.value, sampled.quality) == reference(rgb)
 
 
 def test_pictures_without_anything_in_them() -> None:
