@@ -256,8 +256,9 @@ def test_topics_and_rights_are_those_that_are_used(tmp_path: Path, monkeypatch: 
         (rule["resource"]["type"], rule["resource"]["patternType"], rule["resource"]["name"], set(rule["operations"]))
         for rule in user["spec"]["authorization"]["acls"]
     ]
-    assert ("group", "literal", config.kafka.group, {"Read", "Describe"}) in granted
-    assert ("topic", "literal", f"{config.kafka.topic_prefix}uploads", {"Read"}) in granted
+    for lane in ("", ".long"):
+        assert ("group", "literal", f"{config.kafka.group}{lane}", {"Read", "Describe"}) in granted
+        assert ("topic", "literal", f"{config.kafka.topic_prefix}uploads{lane}", {"Read"}) in granted
     prefixed = next(rights for kind, how, name, rights in granted if (kind, how) == ("topic", "prefix"))
     assert {"Write", "Describe"} <= prefixed
 

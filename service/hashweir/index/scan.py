@@ -15,5 +15,8 @@ def near(codes: NDArray[np.uint8], query: bytes, radius: int, level: int = _nati
     """
     rows = len(codes)
     alive, shift = np.zeros(rows, np.uint8), max(9, (rows - 1).bit_length())
-    found = _native.search((codes,), (b"",), (alive,), shift, rows, (), 0, 0, query, radius, _native.HAMMING, level)
-    return np.frombuffer(found, np.int64).reshape(3, -1)[1]
+    found = _native.search(
+        (codes.data,), (b"",), (alive.data,), shift, rows, (), 0, 0, query, radius, _native.HAMMING, level
+    )
+    _, found_rows, _ = np.frombuffer(found, np.int64).reshape(3, -1)
+    return found_rows
