@@ -22,6 +22,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -113,6 +114,9 @@ class Worker(Section):
         default=False, description="videos by reference go to the topic uploads.long, for `hashweir work --long`"
     )
     drain_seconds: PositiveFloat = Field(default=25.0, description="time to finish after SIGTERM")
+    canary_period_seconds: NonNegativeFloat = Field(
+        default=0.0, description="a canary upload per partition that often; 0: none. `check --create` makes their set"
+    )
     instance: str = Field(default="", description="this worker in headers and logs; empty: the host's name")
 
 

@@ -110,6 +110,7 @@ REASONS: dict[str, Reason] = {
     "ring_damaged": Reason("fault", "lookback", False, "a saved part of the look-back's ring can't be used"),
     "ring_in_use": Reason("fault", "lookback", False, "another worker keeps its look-back in the same folder"),
     "ring_unwritable": Reason("fault", "lookback", False, "the look-back's folder can't be read or written"),
+    "metrics_unreachable": Reason("fault", "config", False, "a worker's metrics page does not answer"),
     "bad_config": Reason("input", "config", False, "a configuration key is unknown or its value is wrong"),
 }
 

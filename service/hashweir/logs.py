@@ -48,6 +48,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     # ── uploads ──
     "match.failed": (*WHERE, "attempt", *FAILURE),
     "match.dead_letter": (*WHERE, "reason", "stage", "attempts"),
+    "canary.unsent": FAILURE,
     # ── look-back ──
     "lookback.loaded": ("uploads", "blocks", "seconds"),
     "lookback.refused": ("file", *FAILURE),

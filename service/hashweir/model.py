@@ -454,9 +454,13 @@ class SetEvent(Value, frozen=True, kw_only=True):
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """One outgoing record: logical topic name (without prefix), key, value and headers."""
+    """One outgoing record: logical topic name (without prefix), key, value and headers.
+
+    The key chooses the partition where none is named.
+    """
 
     topic: str
     key: bytes
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int | None = None

@@ -413,6 +413,15 @@ class MediaSource(Protocol):
         """The content. Raises InputError with a reason."""
 
 
+class Load(NamedTuple):
+    """How busy a sandbox is: processes that are ready, those with an upload, uploads that wait, bytes of memory."""
+
+    processes: int = 0
+    busy: int = 0
+    waiting: int = 0
+    resident_bytes: int = 0
+
+
 class Sandbox(Protocol):
     """Decoding and hashing of untrusted bytes, away from credentials."""
 
@@ -424,6 +433,9 @@ class Sandbox(Protocol):
 
         Always answers: deaths and deadlines are reasons.
         """
+
+    def load(self) -> Load:
+        """How busy it is now. Cheap."""
 
     async def stop(self) -> None:
         """End all scan processes, by id, within a bounded time."""

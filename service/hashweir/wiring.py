@@ -39,8 +39,9 @@ from hashweir.config import Config
 from hashweir.errors import ConfigError, Unreachable
 from hashweir.lifecycle import Health, HealthServer, Lifecycle, Parts
 from hashweir.logs import Logger
-from hashweir.metrics import CACHE, FENCES, STANDINGS, Metrics
+from hashweir.metrics import CACHE, DOUBTS, FENCES, SET_STATES, STANDINGS, STORE_REASONS, Metrics
 from hashweir.model import KINDS, Limits, MediaClass
+from hashweir.pipeline.canaries import Canaries
 from hashweir.pipeline.deliver import Delivery, ViewGate
 from hashweir.pipeline.emit import LONG_TOPIC, Emitter
 from hashweir.pipeline.lookback import LookBack
@@ -131,6 +132,14 @@ def _processes(
             level = reached(fences)
             log.info("scan.started", processes=count, level=level, fences=list(fences), lacking=dict(lacking))
 
+    asked = [metrics.scan_cache.labels(result) for result in CACHE] if metrics else []
+
+    def on_ended(why: str) -> None:
+        if metrics:
+            metrics.scan_deaths.labels(why).inc()
+        if log and why != "recycled":
+            log.warning("scan.died", why=why)
+
     return ProcessSandbox(
         scan=SCAN,
         count=count,
@@ -161,8 +170,8 @@ def _processes(
         cache=cache,
         require=scan.require_fences,
         when_ready=on_ready,
-        when_ended=(lambda why: metrics.scan_deaths.labels(why).inc()) if metrics else (lambda why: None),
-        when_asked=(lambda hit: metrics.scan_cache.labels(CACHE[not hit]).inc()) if metrics else (lambda hit: None),
+        when_ended=on_ended,
+        when_asked=(lambda hit: asked[not hit].inc()) if asked else (lambda hit: None),
     )
 
 
@@ -195,6 +204,10 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
             listener(change)
         metrics.change_to_live.observe(max(0.0, (clock.now_ms() - change.at_ms) / 1000))
 
+    def on_trouble(reason: str) -> None:
+        if reason in STORE_REASONS:
+            metrics.store_failures.labels(reason).inc()
+
     def on_alarm(reason: str, shard: int, sentence: str) -> None:
         log.error("follow.alarm", shard=shard, reason=reason, what=sentence)
 
@@ -205,6 +218,7 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
         hard_limit_s=config.index.hard_stale_seconds,
         on_change=on_change,
         on_alarm=on_alarm,
+        on_trouble=on_trouble,
     )
     gate = ViewGate(follower.known, allow_empty=allow_empty or config.worker.allow_empty)
     scan = sandbox(config, metrics, log)
@@ -215,7 +229,7 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
         follower=follower,
         gate=gate,
         matcher_over=matcher_over,
-        background={"follow": follower.run, "gauges": lambda: _gauges(follower, metrics, log)},
+        background={"follow": follower.run, "gauges": lambda: _gauges(follower, scan, metrics, log)},
         on_change=listeners,
     )
 
@@ -244,9 +258,10 @@ def _matcher(
     )
 
 
-async def _gauges(follower: Follower, metrics: Metrics, log: Logger) -> None:
-    """Keep the gauges of what is known up to date, and say when its standing changes."""
+async def _gauges(follower: Follower, scan: Sandbox, metrics: Metrics, log: Logger) -> None:
+    """Keep the gauges of what is known and of the process up to date, and say when the standing changes."""
     before: Standing = "empty"
+    loop = asyncio.get_running_loop()
     while True:
         view = follower.known.view()
         if view.standing != before:
@@ -257,12 +272,28 @@ async def _gauges(follower: Follower, metrics: Metrics, log: Logger) -> None:
             metrics.standing.labels(standing).set(standing == view.standing)
         for kind in KINDS:
             metrics.index_entries.labels(kind).set(sum(one.count(kind) for one in follower.known.shards))
-        for one in follower.stats():
+        for state in SET_STATES:
+            metrics.sets.labels(state).set(sum(one.state == state for one in view.sets.values()))
+        stats = follower.stats()
+        for one, shard in zip(stats, follower.known.shards, strict=True):
             metrics.applied_sequence.labels(str(one.shard)).set(one.applied_seq)
             metrics.head_sequence.labels(str(one.shard)).set(one.head_seq)
+            metrics.shard_slots.labels(str(one.shard)).set(sum(shard.counts().values()))
+            metrics.shard_verified.labels(str(one.shard)).set(one.as_of_ms / 1000)
+        for doubt in DOUBTS:
+            metrics.shards_doubtful.labels(doubt).set(sum(one.doubt == doubt for one in stats))
+        for reason in STORE_REASONS:
+            metrics.store_alarms.labels(reason).set(sum(code == reason for code, _ in follower.alarms.active))
         if view.standing in USABLE:
             metrics.last_verified.set(view.as_of_ms / 1000)
+        load = scan.load()
+        metrics.scan_processes.set(load.processes)
+        metrics.scan_busy.set(load.busy)
+        metrics.scan_waiting.set(load.waiting)
+        metrics.scan_resident.set(load.resident_bytes)
+        due = loop.time() + GAUGES_EVERY_S
         await asyncio.sleep(GAUGES_EVERY_S)
+        metrics.loop_lag.observe(max(0.0, loop.time() - due))
 
 
 @asynccontextmanager
@@ -304,7 +335,8 @@ def memory_worker(
     """The worker over a stream inside this process: the same pipeline as with Kafka."""
     prefix = config.kafka.topic_prefix
     source = MemorySource(broker, config.kafka.group, f"{prefix}uploads")
-    return _worker(config, source, MemorySink(broker, prefix), "memory", of, metrics, log)
+    canaries = MemorySink(broker, prefix)
+    return _worker(config, source, MemorySink(broker, prefix), canaries, "memory", of, metrics, log)
 
 
 async def kafka_worker(config: Config, of: Store, log: Logger, *, long: bool = False) -> Lifecycle:
@@ -315,12 +347,18 @@ async def kafka_worker(config: Config, of: Store, log: Logger, *, long: bool = F
     Raises ConfigError, Unreachable(stream_unreachable) naming the address.
     """
     access, part = kafka_access(config), config.kafka
+    own = LONG_TOPIC if long else "uploads"
+    topic = part.topic_prefix + own
     async with KafkaAdmin(access) as admin:
         default_source = await admin.default_source()
+        retention_s = await admin.retention_s(topic)
+    metrics = Metrics(version=__version__)
+    if retention_s is not None:
+        metrics.retention.labels(topic).set(retention_s)
     source = KafkaSource(
         access,
         group=f"{part.group}.long" if long else part.group,
-        topic=part.topic_prefix + (LONG_TOPIC if long else "uploads"),
+        topic=topic,
         instance_id=part.instance_id,
         first_position=part.first_position,
         log=log,
@@ -333,9 +371,18 @@ async def kafka_worker(config: Config, of: Store, log: Logger, *, long: bool = F
         largest_bytes=part.topic_max_message_bytes,
         log=log,
     )
-    metrics = Metrics(version=__version__)
+    canaries = KafkaSink(access, prefix=part.topic_prefix, topics=(own,), log=log)
     lifecycle, _ = _worker(
-        config, source, sink, default_source, of, metrics, log, relay_long=relay, lane="long" if long else "main"
+        config,
+        source,
+        sink,
+        canaries,
+        default_source,
+        of,
+        metrics,
+        log,
+        relay_long=relay,
+        lane="long" if long else "main",
     )
     return lifecycle
 
@@ -344,6 +391,7 @@ def _worker(
     config: Config,
     source: Source,
     sink: Sink,
+    canary_sink: Sink,
     default_source: str,
     of: Store,
     metrics: Metrics,
@@ -356,6 +404,17 @@ def _worker(
     tracing = tracer(config)
     parts = judging(config, of, metrics, log)
     name = config.worker.instance or gethostname()
+    canaries = Canaries(
+        assignment=lambda: worker.assignment,
+        sink=canary_sink,
+        known=parts.follower.known,
+        clock=clock,
+        metrics=metrics,
+        log=log,
+        worker=name,
+        topic=LONG_TOPIC if lane == "long" else "uploads",
+        period_s=config.worker.canary_period_seconds,
+    )
     part = config.look_back
     ring = Ring(part.uploads, part.most_bytes)
     files = RingFolder(Path(part.folder)) if part.folder else None
@@ -385,6 +444,7 @@ def _worker(
         inline_bytes=config.limits.inline_bytes,
         relay_long=relay_long,
         remember=look_back.remember,
+        on_canary=canaries.judged,
     )
     limits = WorkerLimits(in_flight_items=config.worker.in_flight_items, in_flight_bytes=config.worker.in_flight_bytes)
     worker = Worker(
@@ -397,7 +457,7 @@ def _worker(
             server=server,
             sandbox=parts.sandbox,
             store=of,
-            background=parts.background,
+            background=parts.background | ({"canary": canaries.run} if config.worker.canary_period_seconds else {}),
             sink=sink,
             source=source,
             worker=worker,

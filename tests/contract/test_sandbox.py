@@ -77,3 +77,20 @@ async def test_nothing_is_scanned_after_the_stop(name: str) -> None:
     await sandbox.stop()
     with pytest.raises(RuntimeError, match="stopped"):
         await sandbox.scan(upload(b"x"))
+
+
+async def test_it_says_how_busy_it_is(sandbox: Sandbox) -> None:
+    """Nobody waits and nobody is busy while nothing is scanned; what is counted adds up to what was asked."""
+    before = sandbox.load()
+    assert (before.busy, before.waiting) == (0, 0)
+    scans = asyncio.gather(*(sandbox.scan(upload(TEXT + b"%d" % n, "text/plain")) for n in range(20)))
+    seen = []
+    while not scans.done():
+        seen.append(sandbox.load())
+        await asyncio.sleep(0)
+    await scans
+    assert max(one.busy for one in seen) == before.processes
+    assert all(one.busy + one.waiting <= 20 for one in seen)
+    assert (max(one.waiting for one in seen) > 0) is (before.processes > 0)
+    assert (before.resident_bytes > 0) is (before.processes > 0)
+    assert sandbox.load()[1:3] == (0, 0)

@@ -106,7 +106,7 @@ async def test_a_worker_outlives_its_broker(frail_broker: KafkaBroker, frail: Ka
     async with member(frail, "steady") as one:
         for partition in range(3):
             await frail.produce(topic, numbered(0, 500), partition)
-        await until("it works", lambda: one.value("end_to_end_seconds_count") > 0)
+        await until("it works", lambda: one.value("end_to_end_seconds_count", media="text") > 0)
         frail_broker.kill()
         await until("it pauses", lambda: one.value("paused_partitions", why="source") == 3)
         assert {"stream.unreachable", "stream.poll_failed", "stream.paused"} <= set(one.heard.events)

@@ -11,8 +11,8 @@ from hashweir.pipeline.offsets import Tracker
 class Hasty(Tracker):
     """Everything taken is done at once."""
 
-    def take(self, offset: int, size: int, now: float) -> None:
-        super().take(offset, size, now)
+    def take(self, offset: int, size: int, now: float, stamp_ms: int = 0) -> None:
+        super().take(offset, size, now, stamp_ms)
         super().done(offset)
 
     def done(self, offset: int) -> None: ...

@@ -13,7 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from hashweir.adapters.kafka_link import Access, connect, unreachable, within
-from hashweir.errors import HashweirError
+from hashweir.errors import HashweirError, Unreachable
 
 Result = TypeVar("Result")
 
@@ -83,6 +83,15 @@ class KafkaAdmin:
     async def default_source(self) -> str:
         """What stands in for a missing `ce_source`."""
         return f"kafka:{await self.cluster_id()}"
+
+    async def retention_s(self, topic: str) -> float | None:
+        """For how many seconds this topic keeps a record; None where that is not told, or it keeps them for ever."""
+        try:
+            settings = await self._settings([TopicPlan(name=topic, partitions=1)])
+            seconds = int(settings.get(topic, {}).get("retention.ms", "-1")) / 1000
+        except (Unreachable, ValueError):
+            return None  # a worker may lack the right to ask, and works all the same
+        return seconds if seconds >= 0 else None
 
     async def check(self, plans: Sequence[TopicPlan]) -> list[Difference]:
         """What is not as planned, in the order of the plans; nothing is changed."""

@@ -98,8 +98,10 @@ class KafkaSink:
         acks: list[asyncio.Future[Any]] = []
         try:
             for one in messages:
-                topic = self._prefix + one.topic
-                acks.append(await producer.send(topic, one.value, key=one.key, headers=list(one.headers)))
+                topic, headers = self._prefix + one.topic, list(one.headers)
+                acks.append(
+                    await producer.send(topic, one.value, key=one.key, headers=headers, partition=one.partition)
+                )
         finally:
             # `send` returns when the record stands in a buffer of this process; the ack is what counts.
             await asyncio.gather(*acks)

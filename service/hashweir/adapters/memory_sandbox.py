@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hashweir.model import FormGroup, Scan, Upload
+from hashweir.ports import Load
 
 
 class MemorySandbox:
@@ -26,6 +27,10 @@ class MemorySandbox:
         if not self._running:
             raise RuntimeError("the scan processes were stopped")
         return self._scan(upload.content, upload.media_type, forms)
+
+    def load(self) -> Load:
+        """Always idle: a scan blocks whoever could ask."""
+        return Load()
 
     async def stop(self) -> None:
         """Nothing to end."""

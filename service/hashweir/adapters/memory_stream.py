@@ -290,11 +290,11 @@ class MemorySink:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Append one by one: where the broker goes down midway, some are written and the outcome is unknown."""
-        for message in messages:
+        for one in messages:
             await asyncio.sleep(0)
             self._broker.require_up()
-            topic = self._prefix + message.topic
-            self._broker.produce(topic, message.value, key=message.key, headers=message.headers)
+            topic = self._prefix + one.topic
+            self._broker.produce(topic, one.value, key=one.key, headers=one.headers, partition=one.partition)
 
     async def stop(self) -> None:
         """Nothing is held back."""

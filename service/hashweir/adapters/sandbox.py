@@ -3,6 +3,7 @@
 A pool of processes of our own. Each has a socket pair to itself and one job in flight, so that no process sees or
 answers another's upload. Whatever one does (crash, hang, eat memory, lie), its upload is tried once more in a
 fresh process and then answered with a reason; the parent and the other processes go on.
+Long because starting, giving out and ending processes change one state between them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hashweir.adapters.sandbox_process import Failed, ScanProcess, Unfenced, Why
 from hashweir.adapters.sandbox_upload import class_of, declared, failed_scan, sha256_of
 from hashweir.errors import ConfigError, HashweirError
 from hashweir.model import FormGroup, Limits, MediaClass, Scan, Upload
+from hashweir.ports import Load
 
 ATTEMPTS: Final = 2
 _REASONS: Final[Mapping[Why, str]] = {
@@ -84,6 +86,7 @@ class ProcessSandbox:
         """Busy ones whose successor is ready."""
         self._starting: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
+        self._waiting = 0
         self._stopping = False
         # Videos take minutes where pictures take milliseconds: one process is always left to the others.
         self._videos = asyncio.Semaphore(max(1, count - 1))
@@ -139,7 +142,11 @@ class ProcessSandbox:
         key = (sha256 := await sha256_of(content), declared(media_type), forms)
         known = self._cache.get(key)
         if known is None:
-            process = await self._take()
+            self._waiting += 1
+            try:
+                process = await self._take()
+            finally:
+                self._waiting -= 1
             known = self._cache.get(key)  # of a flood of copies, all but the first wait until it is scanned
             if known is not None:
                 self._give_back(process)
@@ -179,6 +186,12 @@ class ProcessSandbox:
                 self._give_back(process)
                 return msgspec.structs.replace(scan, attempts=attempt), process.pid
         return await asyncio.to_thread(failed_scan, content, media_type, _REASONS[why], ATTEMPTS), 0
+
+    def load(self) -> Load:
+        """How busy it is now."""
+        ready = [process for process in self._all if process.usable]
+        resident = sum(process.resident_bytes() for process in ready)
+        return Load(len(ready), len(self._busy), self._waiting, resident)
 
     async def stop(self) -> None:
         """Kill all processes, each by its own handle, in at most some seconds. Scans in flight raise RuntimeError."""

@@ -7,7 +7,7 @@ from collections.abc import Set
 
 from hashweir.adapters.sandbox_upload import class_of
 from hashweir.model import FormGroup, MediaClass, Scan, Upload
-from hashweir.ports import Sandbox
+from hashweir.ports import Load, Sandbox
 
 
 class Lanes:
@@ -34,6 +34,10 @@ class Lanes:
         media_class = class_of(upload.content or b"", upload.media_type)
         lane = self._long if media_class in self._classes else self._short
         return await lane.scan(upload, forms)
+
+    def load(self) -> Load:
+        """Of both."""
+        return Load(*map(sum, zip(self._short.load(), self._long.load(), strict=True)))
 
     async def stop(self) -> None:
         """End both."""

@@ -49,6 +49,7 @@ COMMANDS = (
     ("match", "match:match", "Judge files or a hash against the sets in the store."),
     ("sets", "sets:app", "Hash sets: list, create, import, add, withdraw, activate, off."),
     ("work", "work:work", "The long-running worker: uploads from Kafka in, verdicts out."),
+    ("top", "top:top", "What workers do now, live, from their metrics pages."),
     (
         "check",
         "check:check",

@@ -84,6 +84,8 @@ async def _checks(config: Config, *, create: bool) -> tuple[list[Finding], int]:
 
 async def _store(config: Config, create: bool) -> str:
     from hashweir import wiring
+    from hashweir.sets.canary_set import canary_state, ensure_canary
+    from hashweir.sets.commands import LOCAL
 
     store = wiring.store(config)
     try:
@@ -91,6 +93,13 @@ async def _store(config: Config, create: bool) -> str:
         await store.open()
         heads = await store.heads()
         entries = sum(sum(head.counts.values()) for head in heads)
+        if config.worker.canary_period_seconds:
+            if create:
+                await ensure_canary(store, LOCAL)
+            if (state := await canary_state(store)) != "active":
+                words = f"canaries are configured, and the set `canary` is {state or 'missing'}: "
+                how = "sets activate canary" if state == "off" else "check --create"
+                raise Refused("set_not_found", f"{words}run `hashweir {how}`")
         sets = len((await store.read_sets()).sets)
         return f"{'created, ' if made else ''}{store.shards} shards, {sets} sets, {entries} slots in use"
     finally:

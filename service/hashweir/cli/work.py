@@ -59,9 +59,13 @@ async def _embedded(config: Config, long: bool) -> int:
     from hashweir import wiring
     from hashweir.logs import setup
     from hashweir.metrics import Metrics
+    from hashweir.sets.canary_set import ensure_canary
+    from hashweir.sets.commands import LOCAL
 
     store = wiring.store(config)
     await store.create(config.store.shards)
+    if config.worker.canary_period_seconds:
+        await ensure_canary(store, LOCAL)
     log = setup(config.logs.level)
     if config.kafka.bootstrap:
         return await (await wiring.kafka_worker(config, store, log, long=long)).run()

@@ -27,6 +27,10 @@ class Lane:
     ending: bool = False
     quiet_s: float = 0.0
     """Seconds since the last record, while not paused."""
+    last_stamp_ms: int = 0
+    """Timestamp of the last record taken."""
+    behind_since_ms: int = 0
+    """Since when there is lag, as the ticks saw it; 0: there is none."""
 
     def ours(self) -> bool:
         """Whether the assignment still holds."""
@@ -36,6 +40,16 @@ class Lane:
         """The assignment is over: nothing more is taken or committed."""
         self.ending = True
         self.tracker.drop()
+
+    def oldest_unfinished_ms(self, behind: int, now_ms: int) -> int:
+        """Timestamp of the oldest record that is not done, with `behind` not yet taken; 0 where all are.
+
+        Of a record that is not taken the timestamp is not known, only what it is later than: the last one taken, and
+        the moment when nothing was left.
+        """
+        self.behind_since_ms = (self.behind_since_ms or now_ms) if behind else 0
+        taken = self.tracker.oldest_stamp_ms
+        return max(self.last_stamp_ms, self.behind_since_ms) if taken is None and behind else taken or 0
 
     def to_commit(self) -> int | None:
         """The position that is done and not yet committed; None where there is none."""

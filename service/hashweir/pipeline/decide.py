@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from hashweir.canary import CANARY_SET, is_canary
 from hashweir.model import (
     ACTIONS,
     EXACT_BANDS,
@@ -55,7 +56,10 @@ def decide(upload: Upload, scan: Scan, neighbours: Sequence[Neighbour], view: Vi
     """
     verdict = verdict_id(upload.source, upload.id)
     cap: Action = "review" if view.standing == "degraded" else "block"
-    applicable = {name: one for name, one in view.sets.items() if _applies(one, upload)}
+    canary = is_canary(upload)
+    applicable = {
+        name: one for name, one in view.sets.items() if (name == CANARY_SET) is canary and _applies(one, upload)
+    }
     hits = _nearest(
         _hit(verdict, near, applicable[near.entry.set], upload, scan, view, cap)
         for near in neighbours

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from hashweir.canary import CANARY_SET, is_canary
 from hashweir.errors import REASONS, HashweirError, Unreachable
 from hashweir.logs import Logger
 from hashweir.metrics import Metrics
@@ -47,7 +48,9 @@ class ViewGate:
         if view.standing not in USABLE:
             return False
         # Only the start waits for an active set: later, switching the last one off is somebody's decision.
-        self._seen_active = self._seen_active or any(one.state == "active" for one in view.sets.values())
+        self._seen_active = self._seen_active or any(
+            one.state == "active" and name != CANARY_SET for name, one in view.sets.items()
+        )
         return self._seen_active
 
     async def usable_view(self) -> View:
@@ -76,11 +79,13 @@ class Delivery:
         retry: RetryPolicy | None = None,
         jitter: Callable[[], float] = random.random,
         remember: Callable[[Upload, Judged], None] = lambda upload, judged: None,
+        on_canary: Callable[[Record, Judged], None] = lambda record, judged: None,
     ) -> None:
         """`default_source` stands in for a missing `ce_source`: `kafka:<cluster id>`. `jitter` gives 0-1.
 
         `relay_long`: what takes long is not judged here but handed on to the long topic.
-        `remember` is told of each upload whose verdict was acked, before it counts as done.
+        `remember` is told of each upload whose verdict was acked, before it counts as done; `on_canary` of each canary,
+        which is counted and remembered nowhere else.
         """
         self._judge, self._emitter, self._sink = judge, emitter, sink
         self._clock, self._metrics, self._log = clock, metrics, log
@@ -91,6 +96,7 @@ class Delivery:
         self._retry = retry or RetryPolicy()
         self._jitter = jitter
         self._remember = remember
+        self._on_canary = on_canary
         self._sink_breaker = Breaker()
 
     def sink_is_out(self) -> bool:
@@ -118,7 +124,8 @@ class Delivery:
     async def _deliver(self, record: Record, brake: Brake, ours: Callable[[], bool], trace: Trace | None) -> bool:
         began = self._clock.monotonic()
         upload, refusal = self._read(record)
-        self._metrics.observe_stages({"ingest": self._clock.monotonic() - began})
+        if not is_canary(upload):
+            self._metrics.observe_stages({"ingest": self._clock.monotonic() - began})
         if self._relay_long and refusal is None and takes_long(upload):
             if not await self._publish(record, [self._emitter.relayed(upload, record)], ours):
                 return False
@@ -129,6 +136,12 @@ class Delivery:
             return False
         if trace:
             trace.judged(judged)
+        if is_canary(upload):
+            # No part of the traffic: it must neither trip the brake nor end a row of faults.
+            acked = await self._publish(record, self._emitter.messages(judged, upload, record), ours)
+            if acked:
+                self._on_canary(record, judged)
+            return acked
         letter = dead_letter_reason(judged)
         reasons = (judged.verdict.reason, judged.failure, letter)
         fault = any(one in REASONS and REASONS[one].klass == "fault" for one in reasons if one)
@@ -203,14 +216,14 @@ class Delivery:
     def _count(self, judged: Judged, record: Record, letter: str | None, publish_s: float) -> None:
         verdict = judged.verdict
         self._metrics.observe_stages({**judged.timings, "publish": publish_s})
-        self._metrics.end_to_end.observe(max(0.0, (self._clock.now_ms() - _first_ms(record)) / 1000))
         self._metrics.count_judged(
             media=verdict.media_class,
             outcome=verdict.outcome,
             action=verdict.action,
             reason=verdict.reason,
-            hits=[(hit.kind, hit.band, hit.distance) for hit in verdict.hits if hit.state == "active"],
+            hits=[(hit.kind, hit.band, hit.distance, hit.state) for hit in verdict.hits],
             dead_letter=letter,
+            seconds=(self._clock.now_ms() - _first_ms(record)) / 1000,
         )
         if letter is not None:
             stage = REASONS[letter].stage

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from hashweir.canary import is_canary
 from hashweir.errors import REASONS
 from hashweir.model import DeadLetter, Judged, Message, Record, Upload
 
@@ -36,10 +37,15 @@ class Emitter:
         )
 
     def messages(self, judged: Judged, upload: Upload, record: Record | None = None) -> list[Message]:
-        """The verdict, a match where an active set hit, a dead letter where the record's content is beyond use."""
+        """The verdict, a match where an active set hit, a dead letter where the record's content is beyond use.
+
+        Of a canary the verdict alone: nobody has to act on it.
+        """
         verdict = judged.verdict
         key, body = verdict.id.encode(), _encode(verdict)
         out = [self._message("verdicts", key, body, judged, upload)]
+        if is_canary(upload):
+            return out
         if verdict.outcome == "match":
             out.append(self._message("matches", key, body, judged, upload))
         reason = dead_letter_reason(judged)

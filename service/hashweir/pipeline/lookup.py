@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hashweir.canary import CANARY_SET
 from hashweir.hashing import HASHERS
 from hashweir.hashing.radii import Curve, Reach, longest_of, reach
 from hashweir.model import FORMS, GROUPS, AnyForm, Entry, Fingerprint, Form, FormGroup, Kind, Neighbour, Set
@@ -45,7 +46,7 @@ def wanted_forms(sets: Mapping[str, Set]) -> tuple[FormGroup, ...]:
 
     `fast` stands in for the canonical form, so it is wanted only where all of them want it.
     """
-    live = [one for one in sets.values() if one.state != "off"]
+    live = [one for name, one in sets.items() if one.state != "off" and name != CANARY_SET]
     wanted = {form for one in live for form in one.forms}
     if not all("fast" in one.forms for one in live):
         wanted.discard("fast")

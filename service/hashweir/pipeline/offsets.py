@@ -32,6 +32,7 @@ class _Taken:
     offset: int
     size: int
     since: float
+    stamp_ms: int
     done: bool = False
 
 
@@ -56,8 +57,10 @@ class Tracker:
         self._committable: int | None = None
         self._ended = False
 
-    def take(self, offset: int, size: int, now: float) -> None:
+    def take(self, offset: int, size: int, now: float, stamp_ms: int = 0) -> None:
         """Note an upload of `size` bytes received at `now` (seconds of any monotonic clock).
+
+        `stamp_ms` is the record's own time, which only `oldest_stamp_ms` gives back.
 
         A full tracker still takes: what the client has already handed over must not be lost.
         Raises OffsetRepeated, and EpochEnded after `drop()`; neither changes anything.
@@ -66,7 +69,7 @@ class Tracker:
             raise EpochEnded(f"offset {offset} was taken in epoch {self.epoch}, which has ended")
         if offset <= self._last_taken:
             raise OffsetRepeated(f"offset {offset} was taken after offset {self._last_taken}")
-        taken = _Taken(offset, size, now)
+        taken = _Taken(offset, size, now, stamp_ms)
         self._span.append(taken)
         self._in_flight[offset] = taken
         self._last_taken = offset
@@ -139,6 +142,11 @@ class Tracker:
     def oldest_age(self, now: float) -> float:
         """Seconds that the oldest upload in flight has waited at `now`; 0 if there is none."""
         return now - self._span[0].since if self._span else 0.0
+
+    @property
+    def oldest_stamp_ms(self) -> int | None:
+        """The record's time of the oldest upload in flight; None if there is none."""
+        return self._span[0].stamp_ms if self._span else None
 
 
 class Budget:

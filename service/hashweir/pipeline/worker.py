@@ -72,6 +72,12 @@ class Worker:
         """Whether this worker has its place in the group (perhaps without a partition)."""
         return self._epoch > 0
 
+    @property
+    def assignment(self) -> tuple[int, tuple[Partition, ...]]:
+        """The epoch, and the partitions of which records are taken; none while stopping."""
+        lanes = () if self._stopping else self._lanes.values()
+        return self._epoch, tuple(lane.partition for lane in lanes if not lane.ending)
+
     # ── taking ──
 
     async def run(self) -> None:
@@ -110,6 +116,7 @@ class Worker:
             return ()
         except Unreachable as error:
             self._poll_failures += 1
+            self._metrics.poll_failures.inc()
             if self._poll_failures == 1:
                 self._log.error("stream.poll_failed", reason=error.reason, error=error)
                 self._steer()
@@ -124,11 +131,14 @@ class Worker:
             return
         size = len(record.value) + sum(len(name) + len(value) for name, value in record.headers)
         try:
-            lane.tracker.take(record.offset, size, self._clock.monotonic())
+            # A record without a time is as old as it is here.
+            lane.last_stamp_ms = record.timestamp_ms or self._clock.now_ms()
+            lane.tracker.take(record.offset, size, self._clock.monotonic(), lane.last_stamp_ms)
         except OffsetRepeated:
             # The order of this partition is not to be trusted: commit nothing more of it, and end.
             lane.let_go()
             raise
+        self._metrics.count_taken(record.topic)
         lane.quiet_s = 0.0
         self._budget.add(size)
         task = asyncio.create_task(self._handle(lane, record, size))
@@ -190,10 +200,12 @@ class Worker:
         passed = min(now - self._ticked, 2 * self._limits.tick_s)
         self._ticked = now
         self._committer.start(self._epoch, tuple(self._lanes.values()))
-        lag = self._source.lag()
+        lag, now_ms = self._source.lag(), self._clock.now_ms()
         for one, lane in self._lanes.items():
             behind = lag.get(one, 0)
             self._metrics.lag.labels(one[0], str(one[1])).set(behind)
+            oldest_ms = lane.oldest_unfinished_ms(behind, now_ms)
+            self._metrics.oldest_unfinished.labels(one[0], str(one[1])).set(oldest_ms / 1000)
             lane.quiet_s = lane.quiet_s + passed if behind > 0 and not lane.paused else 0.0
             if lane.quiet_s > self._limits.stuck_s:
                 where = {"topic": one[0], "partition": one[1], "lag": behind}
@@ -202,7 +214,7 @@ class Worker:
         self._metrics.in_flight_items.set(self._budget.items)
         self._metrics.in_flight_bytes.set(self._budget.bytes)
         oldest = max((lane.tracker.oldest_age(now) for lane in self._lanes.values()), default=0.0)
-        self._metrics.oldest_in_flight.set(self._clock.now_ms() / 1000 - oldest if oldest else 0)
+        self._metrics.oldest_in_flight.set(now_ms / 1000 - oldest if oldest else 0)
 
     async def commit_rest(self, timeout_s: float) -> bool:
         """Commit all that is contiguously done, trying for at most `timeout_s` seconds; whether nothing is left."""

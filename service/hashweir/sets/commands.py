@@ -2,6 +2,7 @@
 
 `principal` is who asks, as the door knows it, never as the caller says. `local` is the command line working on
 the store itself: one person, who can approve nothing. Every command may be repeated under its operation id.
+Long because what people can do is read in one place.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 
 from msgspec import convert, structs
 
+from hashweir.canary import CANARY_SET
 from hashweir.errors import InputError, Refused
 from hashweir.logs import Logger, quiet
 from hashweir.model import ACTIONS, Action, FormGroup, Kind, Origin, Set, SetEvent, SetState, Surface, Value
@@ -80,9 +82,11 @@ async def create(
     canonical one; `video_shares` are those of the upload's and of the known video's frames from which on frame hits
     are a match.
 
-    Raises InputError(bad_field) for values out of range; Refused(not_allowed) for a government referral above
-    `review`; Refused(set_exists); Unreachable.
+    Raises InputError(bad_field) for values out of range and for the reserved name `canary`; Refused(not_allowed) for
+    a government referral above `review`; Refused(set_exists); Unreachable.
     """
+    if name == CANARY_SET:
+        raise InputError("bad_field", f"the name {name!r} is reserved; `hashweir check --create` makes that set")
     wanted: dict[str, object] = {"name": name, "owner": owner, "origin": origin, "ceiling": ceiling}
     wanted |= {"surfaces": surfaces, "min_quality": min_quality, "forms": tuple(dict.fromkeys(forms))}
     wanted |= {"video_share_upload": video_shares[0], "video_share_known": video_shares[1]}

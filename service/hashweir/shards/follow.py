@@ -46,12 +46,14 @@ class Follower:
         most: int = 1000,
         on_change: OnChange = _ignore,
         on_alarm: OnAlarm = _ignore,
+        on_trouble: Callable[[str], None] = _ignore,
     ) -> None:
         """Ages are judged by `clock.monotonic`. Heads are asked after every change and at least every `ask_s`.
 
         `most` bounds the changes of a shard per read. `on_change` is called for each applied change once it is
         visible, also for those found by a re-read, but not for what was there at the start. `on_alarm` gets a reason
-        code, a shard (-1 for the sets) and a sentence, when an alarm begins. Neither may raise or block.
+        code, a shard (-1 for the sets) and a sentence, when an alarm begins; `on_trouble` the reason each time that the
+        store gives no answer or a refusal. None may raise or block.
         """
         self.known = LiveKnown(clock, soft_limit_s, hard_limit_s)
         self.ready = asyncio.Event()
@@ -61,7 +63,7 @@ class Follower:
         self.alarms = Alarms(on_alarm)
         self._store, self._clock = store, clock
         self._ask_s, self._most = ask_s, most
-        self._on_change = on_change
+        self._on_change, self._on_trouble = on_change, on_trouble
         self._chunks = Rereader(store, self.known, clock, self.alarms)
         self._followed: list[Followed] = []
         self._opened = asyncio.Event()
@@ -104,6 +106,7 @@ class Follower:
                 pause = _FIRST_PAUSE_S
             except (Unreachable, Refused) as error:
                 self.trouble = error
+                self._on_trouble(error.reason)
                 if error.reason == "store_not_created":
                     self._emptied()
                 await asyncio.sleep(pause)

@@ -11,7 +11,7 @@ import msgspec
 from hashweir.model import Fingerprint, FormGroup, Judged, Record, Scan, Upload, Verdict
 from hashweir.pipeline.emit import Emitter, dead_letter_reason
 from hashweir.pipeline.match import Matcher
-from hashweir.ports import View
+from hashweir.ports import Load, View
 from tests.unit.pipeline.views import ListView, make_entry, make_set
 
 HASH = "0f" * 32
@@ -36,6 +36,9 @@ class OneScan:
 
     async def scan(self, upload: Upload, forms: tuple[FormGroup, ...] = ()) -> Scan:
         return self.answer
+
+    def load(self) -> Load:
+        return Load()
 
     async def stop(self) -> None: ...
 

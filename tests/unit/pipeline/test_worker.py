@@ -27,7 +27,7 @@ def test_every_upload_has_one_verdict_and_all_is_committed() -> None:
         assert world.verdicts() == dict.fromkeys(world.wanted(), 1)
         assert world.broker.committed("group") == {(TOPIC, n): 100 for n in range(3)}
         assert member.value("uploads_total", media="text", outcome="clear") == 300
-        assert member.value("end_to_end_seconds_count") == 300
+        assert member.value("end_to_end_seconds_count", media="text") == 300
 
     run(main())
 
@@ -403,5 +403,41 @@ def test_nothing_is_lost_whatever_happens(seed: int) -> None:
         wanted = {one: end for one, end in ends.items() if end}
         await world.until(lambda: world.broker.committed("group") == wanted)
         assert await last.drain() == 0
+
+    run(main())
+
+
+def test_how_long_the_oldest_record_waits_is_told_whether_it_was_taken_or_not() -> None:
+    """In flight it is that record's own time; not yet taken, the moment since which there is lag; done, 0."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        member = world.member()
+
+        def oldest() -> float:
+            return member.value("oldest_unfinished_timestamp_seconds", topic=TOPIC, partition="0")
+
+        def now() -> float:
+            return world.broker.clock.now_ms() / 1000
+
+        await asyncio.sleep(100)
+        assert oldest() == 0
+        began = now()
+        world.upload("stuck", 0)
+        await asyncio.sleep(300)
+        world.upload("stuck", 0)
+        await asyncio.sleep(10)
+        assert oldest() == pytest.approx(began, abs=0.2)
+        member.judge.release.set()
+        await asyncio.sleep(10)
+        assert oldest() == 0
+        world.known.standing = "stale"
+        await asyncio.sleep(100)
+        paused_at = now()
+        world.upload("clear", 0)
+        await asyncio.sleep(500)
+        assert member.value("lag_records", topic=TOPIC, partition="0") == 1
+        assert oldest() == pytest.approx(paused_at, abs=1.5)
+        await member.drain()
 
     run(main())

@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink, MemorySource
+from hashweir.canary import CANARY_SET, is_canary
 from hashweir.errors import HashweirError
 from hashweir.logs import quiet
 from hashweir.metrics import Metrics
-from hashweir.model import Batch, Entry, Form, Judged, Kind, Set, Upload, Verdict
+from hashweir.model import Batch, Entry, Form, Hit, Judged, Kind, Set, Upload, Verdict
+from hashweir.pipeline.canaries import Canaries
 from hashweir.pipeline.decide import verdict_id
 from hashweir.pipeline.deliver import Delivery, ViewGate
 from hashweir.pipeline.emit import LONG_TOPIC, Emitter
 from hashweir.pipeline.ingest import UPLOAD_JSON
 from hashweir.pipeline.match import USABLE
 from hashweir.pipeline.worker import Limits, Worker
-from hashweir.ports import Found, Partition, Standing
+from hashweir.ports import Found, Partition, Sink, Standing
 from tests.virtual_time import VirtualClock
 
 TOPIC = "uploads"
@@ -29,10 +31,11 @@ class OneView:
     position = "0" * 32
     as_of_ms = 0
 
-    def __init__(self, standing: Standing, active: bool) -> None:
+    def __init__(self, standing: Standing, active: bool, canary: bool) -> None:
         self.standing = standing
         one = Set(name="known", owner="team", origin="own-review", state="active" if active else "shadow")
-        self.sets: Mapping[str, Set] = {"known": one}
+        own = Set(name=CANARY_SET, owner="hashweir", origin="own-review", state="active", ceiling="none")
+        self.sets: Mapping[str, Set] = {"known": one} | ({CANARY_SET: own} if canary else {})
 
     def holds(self, set_name: str) -> frozenset[Kind]:
         return frozenset()
@@ -57,26 +60,37 @@ class OneView:
 class Knowledge:
     """`Known` whose standing a test sets."""
 
-    def __init__(self, standing: Standing = "verified", *, active: bool = True) -> None:
+    def __init__(self, standing: Standing = "verified", *, active: bool = True, canary: bool = False) -> None:
         self.standing: Standing = standing
         self.active = active
+        self.canary = canary
 
     def view(self) -> OneView:
-        return OneView(self.standing, self.active)
+        return OneView(self.standing, self.active, self.canary)
 
 
 class Scripted:
-    """A judge that does what the content says: `slow 3`, `raise`, `flaky`, `fault`, `garbage`, `stuck`, else clear."""
+    """A judge that does what the content says: `slow 3`, `raise`, `flaky`, `fault`, `garbage`, `stuck`, else clear.
+
+    Canaries are found, or have the scan's fault `canary_fault`, or are `canary_stuck`.
+    """
 
     def __init__(self, gate: ViewGate) -> None:
         self._gate = gate
         self.calls: Counter[str] = Counter()
         self.refused: list[str] = []
         self.broken_refusal = False
+        self.canary_fault: str | None = None
+        self.canary_stuck = False
         self.release = asyncio.Event()
 
     async def match(self, upload: Upload) -> Judged:
         self.calls[upload.id] += 1
+        if is_canary(upload):
+            if self.canary_stuck:
+                await self.release.wait()
+            await self._gate.usable_view()
+            return judged(upload, self.canary_fault, () if self.canary_fault else (CANARY_HIT,))
         word, _, rest = (upload.content or b"").decode().partition(" ")
         if word == "slow":
             await asyncio.sleep(float(rest.split()[0]))
@@ -97,8 +111,28 @@ class Scripted:
         return judged(upload, reason)
 
 
-def judged(upload: Upload, reason: str | None = None) -> Judged:
-    """A verdict: clear, or unscanned for a reason."""
+CANARY_HIT = Hit(
+    id="0" * 32,
+    kind="pdq",
+    form="canonical",
+    set=CANARY_SET,
+    entry="0" * 32,
+    item=CANARY_SET,
+    distance=0,
+    radius=10,
+    band="a",
+    quality=100,
+    entry_quality=100,
+    origin="own-review",
+    labels=(),
+    ceiling="none",
+    action="none",
+    state="active",
+)
+
+
+def judged(upload: Upload, reason: str | None = None, hits: tuple[Hit, ...] = ()) -> Judged:
+    """A verdict: a match, or unscanned for a reason, else clear."""
     verdict = Verdict(
         id=verdict_id(upload.source, upload.id),
         source=upload.source,
@@ -108,13 +142,13 @@ def judged(upload: Upload, reason: str | None = None) -> Judged:
         media_class="text",
         surface=None,
         account=None,
-        outcome="unscanned" if reason else "clear",
+        outcome="match" if hits else "unscanned" if reason else "clear",
         action="none",
         reason=reason,
         checked={},
         notes=(),
-        hits=(),
-        hits_total=0,
+        hits=hits,
+        hits_total=len(hits),
         fingerprints=(),
         sets={},
         position="0" * 32,
@@ -134,22 +168,36 @@ class WatchedSource(MemorySource):
         for (topic, partition), offset in offsets.items():
             for record in self._world.broker.records(topic):
                 if record.partition == partition and record.offset < offset:
+                    names = dict(record.headers)
                     place = f"{topic}-{partition}-{record.offset}"
-                    name = dict(record.headers).get("ce_id", place.encode()).decode()
+                    name = names.get("ce_id", place.encode()).decode()
+                    source = names.get("ce_source", b"test").decode()
                     handed_on = topic == TOPIC and name in relayed
-                    assert handed_on or verdict_id("test", name) in acked, "commit passed an upload"
+                    assert handed_on or verdict_id(source, name) in acked, "commit passed an upload"
         await super().commit(epoch, offsets)
 
 
 class Member:
     """One worker process, as far as it matters here."""
 
-    def __init__(self, world: World, limits: Limits, allow_empty: bool, long: bool) -> None:
+    def __init__(
+        self, world: World, limits: Limits, allow_empty: bool, long: bool, canary_sink: Sink, canary_s: float
+    ) -> None:
         self.gate = ViewGate(world.known, allow_empty=allow_empty)
         self.judge = Scripted(self.gate)
         self.metrics = Metrics()
         self.source = WatchedSource(world, long)
         clock, log = VirtualClock(), quiet()
+        self.canaries = Canaries(
+            assignment=lambda: self.worker.assignment,
+            sink=canary_sink,
+            known=world.known,
+            clock=clock,
+            metrics=self.metrics,
+            log=log,
+            worker="test",
+            period_s=canary_s,
+        )
         self.delivery = Delivery(
             judge=self.judge,
             emitter=Emitter(worker="test", versions={}, lane="long" if long else "main"),
@@ -160,6 +208,7 @@ class Member:
             default_source="test",
             relay_long=world.relays and not long,
             jitter=lambda: 1.0,
+            on_canary=self.canaries.judged,
         )
         self.worker = Worker(
             source=self.source,
@@ -171,6 +220,7 @@ class Member:
             limits=limits,
         )
         self.running = asyncio.create_task(self.worker.run())
+        self.singing = asyncio.create_task(self.canaries.run()) if canary_s else None
         self.alive = True
 
     async def drain(self, timeout_s: float = 19.0) -> int:
@@ -181,11 +231,17 @@ class Member:
         left = await self.worker.finish(timeout_s)
         await self.worker.commit_rest(3.0)
         await self.source.stop()
+        self._silence()
         return left
+
+    def _silence(self) -> None:
+        if self.singing is not None:
+            self.singing.cancel()
 
     def kill(self) -> None:
         """Gone from one moment to the next, with all that was in flight."""
         self.alive = False
+        self._silence()
         self.source.kill()
         self.running.cancel()
         for task in list(self.worker._tasks):
@@ -228,9 +284,18 @@ class World:
         self.produced.add(name)
         return name
 
-    def member(self, limits: Limits | None = None, *, allow_empty: bool = False, long: bool = False) -> Member:
+    def member(
+        self,
+        limits: Limits | None = None,
+        *,
+        allow_empty: bool = False,
+        long: bool = False,
+        canary_s: float = 0.0,
+        canary_sink: Sink | None = None,
+    ) -> Member:
         """Start another worker; a `long` one reads the long topic."""
-        one = Member(self, limits or Limits(revoke_drain_s=1.0), allow_empty, long)
+        sink = canary_sink or MemorySink(self.broker)
+        one = Member(self, limits or Limits(revoke_drain_s=1.0), allow_empty, long, sink, canary_s)
         self.members.append(one)
         return one
 
