@@ -6,9 +6,10 @@ import asyncio
 
 from hashweir.model import KINDS, Kind
 from hashweir.ports import Chunk, Clock, Position, SlotChange, Store
+from hashweir.shards._sums import chunk_sum
 from hashweir.shards.known import LiveKnown
 from hashweir.shards.layout import CHUNK_SLOTS
-from hashweir.shards.shard import Gap, chunk_sum
+from hashweir.shards.shard import Gap
 from hashweir.shards.trust import Alarms, Followed
 
 _NOTHING = Chunk(slots=b"", sides=b"", sum=0, position=Position(epoch=0, seq=0))
@@ -36,12 +37,12 @@ class Rereader:
         sums = dict(zip(KINDS, await asyncio.gather(*(self._store.sums(number, kind) for kind in KINDS)), strict=True))
         differing = {kind: shard.differing(kind, sums[kind]) for kind in KINDS}
         if verdict == "accepted":
-            self._known.release(number)
+            shard.release()
             self._alarms.tell("store_epoch", number, "the store has a new epoch; its entries were taken over")
         if verdict == "suspect":
             for kind, chunks in differing.items():
                 for chunk in chunks:
-                    self._known.keep(number, kind, chunk)
+                    shard.keep(kind, chunk)
         shard.rebase(head.position)
         for kind in KINDS:
             gone = [chunk for chunk in differing[kind] if chunk >= len(sums[kind])]
@@ -49,14 +50,14 @@ class Rereader:
                 self._replace(one, kind, chunk, _NOTHING, head.time_ms)
             for chunk in differing[kind][: len(differing[kind]) - len(gone)]:
                 self._replace(one, kind, chunk, await self._store.read_chunk(number, kind, chunk), head.time_ms)
-        if self._known.settle(number) and verdict == "suspect":
+        if shard.settle() and verdict == "suspect":
             one.rewound = True
         one.was_reread(self._clock.monotonic())
 
     def _replace(self, one: Followed, kind: Kind, number: int, chunk: Chunk, at_ms: int) -> None:
         shard = one.shard
         try:
-            changed = self._known.replace(shard.number, kind, number, chunk)
+            changed = shard.replace(kind, number, chunk)
         except Gap:
             return  # the store was written meanwhile; the total will not fit, and the next attempt will see it
         if chunk.slots:

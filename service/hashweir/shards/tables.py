@@ -1,113 +1,158 @@
-"""The writer's side of the tables: which slot has which row, and which rows are on their way out.
+"""The writer's side of the tables: rows for slots, rows on their way out, and which sets hold what.
 
-An active slot has one row; whatever changes about the slot, its row is withdrawn and, where the slot is still active,
-another one is added. A row leaves the index itself only when no view that counts it is alive any more.
+A slot's place in the tables is one number, its reference: the form in the high bits, the row in the low ones.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hashweir.model import ENTRY_STATES, FORMS, Form, Kind
-from hashweir.shards.layout import SIDE_BYTES, SLOT_BYTES, SLOT_FORMS
-from hashweir.shards.view import Table, TableKey, set_number
+from hashweir.model import ENTRY_STATES, FORMS, Kind
+from hashweir.shards.layout import SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SlotForm
+from hashweir.shards.records import Octets
+from hashweir.shards.table import Rows, Table
 
 ACTIVE = ENTRY_STATES.index("active")
+TableKey = tuple[Kind, int]
+"""Kind and the number of a form in `model.FORMS`; in damaged slots, of a form that does not exist."""
+Refs = NDArray[np.uint32]
+
+_ROW_BITS = 28
+_ROWS = 1 << _ROW_BITS
 _NO_BATCH = bytes(8)
+LEAST_GARBAGE = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is needed to read rows later on, in another thread: the tables as they are now."""
+
+    tables: Mapping[TableKey, Table]
+
+    def take(self, kind: Kind, refs: Refs) -> tuple[Octets, Octets]:
+        """Slots (n, 64) and side records (n, 40) behind references."""
+        forms = np.unique(refs >> _ROW_BITS).tolist()
+        if len(forms) == 1:
+            return self.tables[kind, forms[0]].take(rows_of(refs))
+        images, sides = np.empty((len(refs), SLOT_BYTES), np.uint8), np.empty((len(refs), SIDE_BYTES), np.uint8)
+        for form in forms:
+            some = of_form(refs, form)
+            images[some], sides[some] = self.tables[kind, form].take(rows_of(refs[some]))
+        return images, sides
 
 
 class Tables:
-    """One table per (kind, form) over all shards. `version` everywhere is that of the next view to be published."""
+    """One table per (kind, form) over all shards."""
 
-    def __init__(self) -> None:
-        """No rows."""
-        self.by_key: dict[TableKey, Table] = {}
+    def __init__(self, least_garbage: int = LEAST_GARBAGE) -> None:
+        """No rows. A table with more than this, and a quarter of its rows, as garbage is to be compacted."""
+        self.by_key: Mapping[TableKey, Table] = {}
+        """Replaced, never edited: views keep hold of it."""
         self.holds: Mapping[int, frozenset[Kind]] = {}
-        """Kinds with an active entry, by set number. Replaced, never edited: views keep hold of it."""
+        """Kinds with an active entry, by set number. Replaced, never edited, too."""
         self.batches_named: set[str] = set()
         """Ids of the batches that added rows name; the owner takes them away."""
-        self._rows: dict[tuple[int, Kind], array[int]] = {}
+        self.version = 1
+        """That of the next view to be published."""
+        self._least_garbage = least_garbage
         self._holding: Counter[tuple[int, Kind]] = Counter()
         self._leaving: deque[tuple[int, Table, int, bool]] = deque()
 
-    def row(self, shard: int, kind: Kind, slot: int) -> int:
-        """The row of a slot, or -1."""
-        rows = self._rows.get((shard, kind))
-        return rows[slot] if rows is not None and slot < len(rows) else -1
+    def reading(self) -> Reading:
+        """To read rows that are known now, whatever happens to the tables."""
+        return Reading(self.by_key)
 
-    def save(self, kind: Kind, row: int, record: tuple[bytes, bytes]) -> None:
-        """Before a slot with a row is overwritten: keep its bytes for views that count the row."""
-        self._table(kind, record[0]).former[row] = record
+    def add(self, kind: Kind, images: Octets, sides: Octets, kept: Set[bytes]) -> Refs:
+        """Rows for slots (n, 64) and their side records (n, 40); their references.
 
-    def retire(self, shard: int, kind: Kind, slot: int, image: bytes, version: int) -> None:
-        """Withdraw the row of a slot whose old bytes were saved, from this version on."""
-        table, row = self._table(kind, image), self._rows[shard, kind][slot]
-        table.gone[row] = version
-        self._leaving.append((version, table, row, False))
-        self._rows[shard, kind][slot] = -1
-        self._count(kind, set_number(SLOT_FORMS[kind], image), -1)
-
-    def add_chunk(
-        self, shard: int, kind: Kind, first: int, chosen: NDArray[np.intp], slots: bytes, sides: bytes, kept: Set[bytes]
-    ) -> None:
-        """Add the active ones of a chunk's chosen slots (offsets in it), apart from entries kept withdrawn."""
-        fields = SLOT_FORMS[kind]
-        images = np.frombuffer(slots, np.uint8).reshape(-1, SLOT_BYTES)
-        chosen = chosen[images[chosen, fields.state] == ACTIVE]
+        A search finds those that are active, apart from entries (16-byte ids) that are kept withdrawn. Damaged slots
+        may carry a form that does not exist: these are never found, and their sum will tell.
+        """
+        fields, refs = SLOT_FORMS[kind], np.empty(len(images), np.uint32)
+        visible = images[:, fields.state] == ACTIVE
         if kept:
             ids = images[:, fields.entry : fields.entry + 16]
-            chosen = np.array([n for n in chosen.tolist() if ids[n].tobytes() not in kept], np.intp)
-        forms = images[chosen, fields.flags] & 0x0F
-        for form in np.unique(forms):
-            some = chosen[forms == form]
-            records = np.frombuffer(sides, np.uint8).reshape(-1, SIDE_BYTES)[some]
-            self.add(shard, kind, (first + some).tolist(), images[some].tobytes(), records.tobytes())
+            visible &= np.array([one.tobytes() not in kept for one in ids], np.bool_)
+        forms = images[:, fields.flags] & 0x0F
+        visible &= forms < len(FORMS)
+        for form in np.unique(forms).tolist():
+            table = self.by_key.get((kind, form))
+            if table is None:
+                table = Table(kind)
+                self.by_key = {**self.by_key, (kind, form): table}
+            some = forms == form
+            if len(table) + len(images) > _ROWS:
+                raise OverflowError(f"more than {_ROWS} rows of {kind}")
+            row = table.add(images[some], sides[some], visible[some])
+            refs[some] = refs_of(form, row, int(some.sum()))
+        for number, count in _numbers(fields, images[visible]).items():
+            self._count(kind, number, count)
+        batches = np.ascontiguousarray(sides[visible, : len(_NO_BATCH)]).view(np.uint64)
+        named = (batch.tobytes() for batch in np.unique(batches))
+        self.batches_named |= {batch.hex() for batch in named if batch != _NO_BATCH}
+        return refs
 
-    def add(self, shard: int, kind: Kind, numbers: Sequence[int], slots: bytes, sides: bytes) -> None:
-        """Add rows for active slots of one form: their numbers, images and side records, concatenated.
+    def retire(self, kind: Kind, refs: Refs) -> None:
+        """Slots leave these rows: the next view does not count them."""
+        for form in np.unique(refs >> _ROW_BITS).tolist():
+            table = self.by_key[kind, form]
+            left = [row for row in rows_of(refs[of_form(refs, form)]).tolist() if table.retire(row, self.version)]
+            self._leaving.extend((self.version, table, row, False) for row in left)
+            for number, count in _numbers(SLOT_FORMS[kind], table.take(np.array(left, np.int64))[0]).items():
+                self._count(kind, number, -count)
 
-        Damaged slots may carry a form that does not exist: they get no row, and their sum will tell.
-        """
-        if slots[SLOT_FORMS[kind].flags] & 0x0F >= len(FORMS):
-            return
-        fields, table = SLOT_FORMS[kind], self._table(kind, slots)
-        images = np.frombuffer(slots, np.uint8).reshape(-1, SLOT_BYTES)
-        items = np.ascontiguousarray(images[:, fields.item : fields.item + 8]).view(np.uint64)[:, 0]
-        row = table.add(shard, numbers, images[:, : table.width].tobytes(), items)
-        rows = self._rows.setdefault((shard, kind), array("q"))
-        rows.extend([-1] * (max(numbers) + 1 - len(rows)))
-        for slot in numbers:
-            rows[slot] = row
-            row += 1
-        for owner, count in _distinct(images[:, fields.set : fields.set + fields.set_bytes]).items():
-            self._count(kind, int.from_bytes(owner, "big"), count)
-        batches = _distinct(np.frombuffer(sides, np.uint8).reshape(-1, SIDE_BYTES)[:, : len(_NO_BATCH)])
-        self.batches_named |= {batch.hex() for batch in batches if batch != _NO_BATCH}
+    def hidden(self, kind: Kind, refs: Refs) -> NDArray[np.bool_]:
+        """Which of these rows no search finds."""
+        found = np.empty(len(refs), np.bool_)
+        for form in np.unique(refs >> _ROW_BITS).tolist():
+            some = of_form(refs, form)
+            found[some] = self.by_key[kind, form].hidden(rows_of(refs[some]))
+        return found
 
-    def sweep(self, oldest: int, version: int) -> None:
-        """Take rows out of the index that no living view counts, and forget the bytes that none can ask for.
+    def sweep(self, oldest: int) -> None:
+        """Take rows out of the index that no living view counts.
 
         `oldest` is the version of the oldest living view. Two steps, each when every view made before it is gone: a
-        search may have read the index before a row left it, and then still asks `gone` and `former` about the row.
+        search may have read the index before a row left it, and then still asks `gone` about the row.
         """
         while self._leaving and self._leaving[0][0] <= oldest:
             _, table, row, withdrawn = self._leaving.popleft()
             if withdrawn:
-                del table.gone[row], table.former[row]
+                del table.gone[row]
             else:
                 table.withdraw(row)
-                self._leaving.append((version, table, row, True))
+                self._leaving.append((self.version, table, row, True))
 
-    def _table(self, kind: Kind, image: bytes) -> Table:
-        form: Form = FORMS[image[SLOT_FORMS[kind].flags] & 0x0F]
-        if (kind, form) not in self.by_key:
-            self.by_key[kind, form] = Table(kind)
-        return self.by_key[kind, form]
+    def recount(self) -> None:
+        """Count again what sets hold. Retiring a row subtracts what its bytes say, and damaged bytes say anything."""
+        self._holding.clear()
+        self.holds = {}
+        for (kind, _), table in self.by_key.items():
+            fields, count = SLOT_FORMS[kind], len(table)
+            at = fields.set - table.width
+            for first, column in table.records.columns(at, at + fields.set_bytes, count):
+                rows = np.arange(first, first + len(column))
+                column = column[~table.hidden(rows) & table.counted(rows, self.version)]
+                for number, found in _tally(column).items():
+                    self._count(kind, number, found)
+
+    # ── garbage ──
+
+    def wasteful(self) -> TableKey | None:
+        """A table to be compacted."""
+        for key, table in self.by_key.items():
+            if table.garbage > max(len(table) // 4, self._least_garbage):
+                return key
+        return None
+
+    def put(self, key: TableKey, table: Table) -> None:
+        """Put another table in place of one. Rows of the old one are still swept, for the views that have it."""
+        self.by_key = {**self.by_key, key: table}
 
     def _count(self, kind: Kind, number: int, change: int) -> None:
         self._holding[number, kind] += change
@@ -117,9 +162,30 @@ class Tables:
             self.holds = {**self.holds, number: kinds ^ {kind}}
 
 
-def _distinct(columns: NDArray[np.uint8]) -> dict[bytes, int]:
-    """The distinct rows of (n, width) bytes, and how often each occurs."""
-    if len(columns) == 1:
-        return {columns.tobytes(): 1}
-    rows, counts = np.unique(columns, axis=0, return_counts=True)
-    return {row.tobytes(): count for row, count in zip(rows, counts.tolist(), strict=True)}
+def rows_of(refs: Refs) -> Rows:
+    """The rows of references."""
+    return (refs & np.uint32(_ROWS - 1)).astype(np.int64)
+
+
+def refs_of(form: int, first: int, count: int) -> Refs:
+    """References to consecutive rows of a form's table."""
+    return np.arange(first, first + count, dtype=np.uint32) | np.uint32(form << _ROW_BITS)
+
+
+def of_form(refs: Refs, form: int) -> NDArray[np.bool_]:
+    """Which references are to a form's table."""
+    found: NDArray[np.bool_] = refs >> _ROW_BITS == form
+    return found
+
+
+def _numbers(fields: SlotForm, images: Octets) -> dict[int, int]:
+    """Set numbers in slots (n, 64), and how often each occurs."""
+    return _tally(images[:, fields.set : fields.set + fields.set_bytes])
+
+
+def _tally(column: Octets) -> dict[int, int]:
+    """The distinct big-endian numbers of (n, 3 or 4) bytes, and how often each occurs."""
+    wide = np.zeros((len(column), 4), np.uint8)
+    wide[:, 4 - column.shape[1] :] = column
+    numbers, counts = np.unique(wide.view(">u4").ravel(), return_counts=True)
+    return dict(zip(numbers.tolist(), counts.tolist(), strict=True))

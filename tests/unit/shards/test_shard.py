@@ -9,8 +9,11 @@ from msgspec.structs import replace
 
 from hashweir.model import Kind
 from hashweir.ports import Chunk, Head, Position, SlotChange
+from hashweir.shards._sums import chunk_sum
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS, slot_sum
-from hashweir.shards.shard import Gap, Shard, chunk_sum
+from hashweir.shards.shard import Gap, Shard
+from hashweir.shards.tables import Tables
+from tests.contract.following import flip
 
 EPOCH = 7
 
@@ -30,7 +33,7 @@ def change(seq: int, kind: Kind, slot: int, mark: int, epoch: int = EPOCH) -> Sl
 
 def started() -> Shard:
     """An empty shard of a store's epoch."""
-    shard = Shard(0)
+    shard = Shard(0, Tables())
     shard.rebase(Position(epoch=EPOCH, seq=0))
     return shard
 
@@ -160,5 +163,5 @@ def test_memory_that_changed_by_itself_is_seen() -> None:
     """The sum kept for a chunk is that of its bytes."""
     shard = filled(3)
     assert shard.intact("pdq", 0)
-    shard._runs["pdq"][0].slots[70] ^= 1
+    flip(shard, "pdq", 1, 40)
     assert not shard.intact("pdq", 0)
