@@ -101,7 +101,7 @@ class Between:
 @asynccontextmanager
 async def following(store: Any, clock: SetClock | None = None, **options: Any) -> AsyncIterator[Follower]:
     """A follower that runs inside the block and has ended, cleanly, after it."""
-    follower = Follower(store, clock or SetClock(), **({"ask_s": 0.2} | options))
+    follower = Follower(store, clock or SetClock(), **({"ask_s": 0.2, "scrub_round_s": 1.0} | options))
     if isinstance(store, Between):
         store.follower = follower
     task = asyncio.create_task(follower.run())

@@ -5,42 +5,64 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hashweir.shards.records import BLOCK_ROWS
 from hashweir.shards.shard import Shard
 from hashweir.shards.table import Table
-from hashweir.shards.tables import Refs, TableKey, Tables, of_form, refs_of, rows_of
+from hashweir.shards.tables import Refs, TableKey, Tables, of_form, refs_of, rows_of, visible
 
 _AT_ONCE = 16 * BLOCK_ROWS
 
 
 class Compaction:
-    """Only rows that slots have go along. Searches and views go on; changes of slots have to wait until `finish`."""
+    """Only rows that slots have go along. Searches, views and changes of slots go on meanwhile.
+
+    What a search finds follows from the bytes alone, so that a table whose memory was damaged comes out right.
+    """
 
     def __init__(self, tables: Tables, shards: Sequence[Shard], key: TableKey) -> None:
-        """Nothing is read yet."""
-        self._tables, self._key = tables, key
-        self._old, self._new = tables.by_key[key], Table(key[0])
-        self._slots: list[tuple[Refs, NDArray[np.intp]]] = []
-        """Per shard all its references of the kind, and which of them are to this table."""
+        """Notes which rows slots have now; `build` reads them."""
+        self._tables, self._shards = tables, shards
+        self._key, self._old, self._new = key, tables.by_key[key], Table(key[0])
+        self._before: list[tuple[Refs, frozenset[bytes]]] = []
+        """Per shard the reference of each slot, and the entries kept withdrawn."""
         for shard in shards:
-            refs = shard.refs(key[0])
-            self._slots.append((refs, np.nonzero(of_form(refs, key[1]))[0]))
+            self._before.append((shard.refs(key[0]).copy(), frozenset(shard.kept)))
 
     def build(self) -> None:
         """Make the new table. Takes long, so that it belongs into a thread."""
-        for refs, here in self._slots:
-            for at in range(0, len(here), _AT_ONCE):
-                rows = rows_of(refs[here[at : at + _AT_ONCE]])
-                self._new.add(*self._old.take(rows), ~self._old.hidden(rows))
+        for refs, kept in self._before:
+            self._carry(refs[of_form(refs, self._key[1])], kept)
         while self._new.index.tend():
             pass
 
     def finish(self) -> None:
-        """Put the new table in place of the old one, for changes to come and the views that are made next."""
+        """Put the new table in place of the old one, for changes to come and for views that are made from now on.
+
+        Slots that changed meanwhile are brought after.
+        """
+        kind, form = self._key
         first = 0
-        for refs, here in self._slots:
-            refs[here] = refs_of(self._key[1], first, len(here))
-            first += len(here)
+        for shard, (before, _) in zip(self._shards, self._before, strict=True):
+            now = shard.refs(kind)
+            built = np.nonzero(of_form(before, form))[0]
+            moved = refs_of(form, first, len(built))
+            first += len(built)
+            stays = built < len(now)
+            stays[stays] = now[built[stays]] == before[built[stays]]
+            for row in rows_of(moved[~stays]).tolist():
+                self._new.garbage += 1
+                self._new.withdraw(row)
+            late = of_form(now, form)
+            late[built[stays]] = False
+            now[built[stays]] = moved[stays]
+            now[late] = self._carry(now[late], frozenset(shard.kept))
         self._tables.put(self._key, self._new)
+
+    def _carry(self, refs: Refs, kept: frozenset[bytes]) -> Refs:
+        """Bring rows over; their new references."""
+        first = len(self._new)
+        for at in range(0, len(refs), _AT_ONCE):
+            images, sides = self._old.take(rows_of(refs[at : at + _AT_ONCE]))
+            self._new.add(images, sides, visible(self._key[0], images, kept))
+        return refs_of(self._key[1], first, len(refs))

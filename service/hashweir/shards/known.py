@@ -149,7 +149,7 @@ class LiveKnown:
         self.tables.sweep(self._views[0][0])
 
     def compaction(self) -> Compaction | None:
-        """Work that is due to be rid of garbage, for a thread. Change nothing until it is finished or given up."""
+        """Work that is due to be rid of garbage, for a thread. One at a time."""
         key = self.tables.wasteful()
         return Compaction(self.tables, self.shards, key) if key else None
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hashweir.model import KINDS, Kind
 from hashweir.ports import Chunk, Head, Position, SlotChange
 from hashweir.shards._sums import chunk_sum
-from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SUM_MODULUS, slot_sum
+from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SUM_MODULUS, digest, slot_sum
 from hashweir.shards.records import Octets
 from hashweir.shards.tables import ACTIVE, Reading, Refs, Tables
 
@@ -53,7 +53,6 @@ class Snapshot:
     first: int
     refs: Refs
     sum: int
-    position: Position
     reading: Reading
 
     def read(self) -> tuple[bytes, bytes]:
@@ -66,6 +65,10 @@ class Snapshot:
     def intact(self) -> bool:
         """Whether the bytes still give the sum that is kept for them."""
         return chunk_sum(self.first, *self.read()) == self.sum
+
+    def digest(self) -> bytes:
+        """As `layout.digest` of the bytes."""
+        return digest(*self.read())
 
 
 class Shard:
@@ -104,7 +107,7 @@ class Shard:
         slots, first = self._kinds[kind], number * CHUNK_SLOTS
         refs = self.refs(kind)[first : first + CHUNK_SLOTS].copy()
         total = slots.sums[number] if number < len(slots.sums) else 0
-        return Snapshot(kind, first, refs, total, self.position, self._tables.reading())
+        return Snapshot(kind, first, refs, total, self._tables.reading())
 
     def chunk(self, kind: Kind, number: int) -> tuple[bytes, bytes]:
         """A chunk's slots and side records; empty where there is none."""

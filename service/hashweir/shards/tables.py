@@ -6,7 +6,7 @@ A slot's place in the tables is one number, its reference: the form in the high 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,15 +34,25 @@ class Reading:
 
     tables: Mapping[TableKey, Table]
 
+    def parts(self, kind: Kind, refs: Refs) -> Iterator[tuple[Table, NDArray[np.intp], Rows]]:
+        """References table by table: where they stand among these, and their rows.
+
+        Those that lead nowhere are left out; there are none, unless memory was damaged.
+        """
+        forms, rows = refs >> _ROW_BITS, rows_of(refs)
+        for form in np.unique(forms).tolist():
+            table = self.tables.get((kind, form))
+            if table is not None:
+                here = np.nonzero((forms == form) & (rows < len(table)))[0]
+                yield table, here, rows[here]
+
     def take(self, kind: Kind, refs: Refs) -> tuple[Octets, Octets]:
-        """Slots (n, 64) and side records (n, 40) behind references."""
-        forms = np.unique(refs >> _ROW_BITS).tolist()
-        if len(forms) == 1:
-            return self.tables[kind, forms[0]].take(rows_of(refs))
-        images, sides = np.empty((len(refs), SLOT_BYTES), np.uint8), np.empty((len(refs), SIDE_BYTES), np.uint8)
-        for form in forms:
-            some = of_form(refs, form)
-            images[some], sides[some] = self.tables[kind, form].take(rows_of(refs[some]))
+        """Slots (n, 64) and side records (n, 40) behind references; zeros where one leads nowhere."""
+        images, sides = np.zeros((len(refs), SLOT_BYTES), np.uint8), np.zeros((len(refs), SIDE_BYTES), np.uint8)
+        for table, here, rows in self.parts(kind, refs):
+            if len(here) == len(refs):
+                return table.take(rows)
+            images[here], sides[here] = table.take(rows)
         return images, sides
 
 
@@ -60,6 +70,7 @@ class Tables:
         self.version = 1
         """That of the next view to be published."""
         self._least_garbage = least_garbage
+        self._suspect: set[TableKey] = set()
         self._holding: Counter[tuple[int, Kind]] = Counter()
         self._leaving: deque[tuple[int, Table, int, bool]] = deque()
 
@@ -74,12 +85,7 @@ class Tables:
         may carry a form that does not exist: these are never found, and their sum will tell.
         """
         fields, refs = SLOT_FORMS[kind], np.empty(len(images), np.uint32)
-        visible = images[:, fields.state] == ACTIVE
-        if kept:
-            ids = images[:, fields.entry : fields.entry + 16]
-            visible &= np.array([one.tobytes() not in kept for one in ids], np.bool_)
-        forms = images[:, fields.flags] & 0x0F
-        visible &= forms < len(FORMS)
+        shown, forms = visible(kind, images, kept), images[:, fields.flags] & 0x0F
         for form in np.unique(forms).tolist():
             table = self.by_key.get((kind, form))
             if table is None:
@@ -88,30 +94,28 @@ class Tables:
             some = forms == form
             if len(table) + len(images) > _ROWS:
                 raise OverflowError(f"more than {_ROWS} rows of {kind}")
-            row = table.add(images[some], sides[some], visible[some])
+            row = table.add(images[some], sides[some], shown[some])
             refs[some] = refs_of(form, row, int(some.sum()))
-        for number, count in _numbers(fields, images[visible]).items():
+        for number, count in _numbers(fields, images[shown]).items():
             self._count(kind, number, count)
-        batches = np.ascontiguousarray(sides[visible, : len(_NO_BATCH)]).view(np.uint64)
+        batches = np.ascontiguousarray(sides[shown, : len(_NO_BATCH)]).view(np.uint64)
         named = (batch.tobytes() for batch in np.unique(batches))
         self.batches_named |= {batch.hex() for batch in named if batch != _NO_BATCH}
         return refs
 
     def retire(self, kind: Kind, refs: Refs) -> None:
         """Slots leave these rows: the next view does not count them."""
-        for form in np.unique(refs >> _ROW_BITS).tolist():
-            table = self.by_key[kind, form]
-            left = [row for row in rows_of(refs[of_form(refs, form)]).tolist() if table.retire(row, self.version)]
+        for table, _, rows in self.reading().parts(kind, refs):
+            left = [row for row in rows.tolist() if table.retire(row, self.version)]
             self._leaving.extend((self.version, table, row, False) for row in left)
             for number, count in _numbers(SLOT_FORMS[kind], table.take(np.array(left, np.int64))[0]).items():
                 self._count(kind, number, -count)
 
     def hidden(self, kind: Kind, refs: Refs) -> NDArray[np.bool_]:
         """Which of these rows no search finds."""
-        found = np.empty(len(refs), np.bool_)
-        for form in np.unique(refs >> _ROW_BITS).tolist():
-            some = of_form(refs, form)
-            found[some] = self.by_key[kind, form].hidden(rows_of(refs[some]))
+        found = np.zeros(len(refs), np.bool_)
+        for table, here, rows in self.reading().parts(kind, refs):
+            found[here] = table.hidden(rows)
         return found
 
     def sweep(self, oldest: int) -> None:
@@ -128,31 +132,40 @@ class Tables:
                 table.withdraw(row)
                 self._leaving.append((self.version, table, row, True))
 
-    def recount(self) -> None:
-        """Count again what sets hold. Retiring a row subtracts what its bytes say, and damaged bytes say anything."""
-        self._holding.clear()
-        self.holds = {}
-        for (kind, _), table in self.by_key.items():
-            fields, count = SLOT_FORMS[kind], len(table)
-            at = fields.set - table.width
-            for first, column in table.records.columns(at, at + fields.set_bytes, count):
-                rows = np.arange(first, first + len(column))
-                column = column[~table.hidden(rows) & table.counted(rows, self.version)]
-                for number, found in _tally(column).items():
-                    self._count(kind, number, found)
-
     # ── garbage ──
 
     def wasteful(self) -> TableKey | None:
         """A table to be compacted."""
+        if self._suspect:
+            return min(self._suspect)
         for key, table in self.by_key.items():
             if table.garbage > max(len(table) // 4, self._least_garbage):
                 return key
         return None
 
+    def suspect(self, kind: Kind) -> None:
+        """Memory was damaged: besides what a chunk's bytes can show, it may be the index. Make these tables anew."""
+        self._suspect |= {key for key in self.by_key if key[0] == kind}
+
     def put(self, key: TableKey, table: Table) -> None:
         """Put another table in place of one. Rows of the old one are still swept, for the views that have it."""
         self.by_key = {**self.by_key, key: table}
+        if key in self._suspect:
+            self._suspect.discard(key)
+            self._recount()
+
+    def _recount(self) -> None:
+        """Count again what sets hold: retiring a row subtracts what its bytes say, and damaged bytes say anything."""
+        self._holding.clear()
+        self.holds = {}
+        for (kind, _), table in self.by_key.items():
+            fields = SLOT_FORMS[kind]
+            at = fields.set - table.width
+            for first, column in table.records.columns(at, at + fields.set_bytes, len(table)):
+                rows = np.arange(first, first + len(column))
+                counted = ~table.hidden(rows) & table.counted(rows, self.version)
+                for number, found in _tally(column[counted]).items():
+                    self._count(kind, number, found)
 
     def _count(self, kind: Kind, number: int, change: int) -> None:
         self._holding[number, kind] += change
@@ -160,6 +173,16 @@ class Tables:
         kinds = self.holds.get(number, frozenset())
         if has != (kind in kinds):
             self.holds = {**self.holds, number: kinds ^ {kind}}
+
+
+def visible(kind: Kind, images: Octets, kept: Set[bytes]) -> NDArray[np.bool_]:
+    """Which slots (n, 64) a search may find: active ones of a form that exists, but for the entries that are kept."""
+    fields = SLOT_FORMS[kind]
+    found: NDArray[np.bool_] = (images[:, fields.state] == ACTIVE) & (images[:, fields.flags] & 0x0F < len(FORMS))
+    if kept:
+        ids = images[:, fields.entry : fields.entry + 16]
+        found &= np.array([one.tobytes() not in kept for one in ids], np.bool_)
+    return found
 
 
 def rows_of(refs: Refs) -> Rows:
