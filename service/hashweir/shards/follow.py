@@ -60,6 +60,8 @@ class Follower:
         self.known = LiveKnown(clock, soft_limit_s, hard_limit_s)
         self.ready = asyncio.Event()
         """Set once everything was verified for the first time."""
+        self.tended = asyncio.Event()
+        """Set while no upkeep of tables is due, as last seen."""
         self.trouble: HashweirError | None = None
         """Why the store gave no answer last time; None while it answers."""
         self.alarms = Alarms(on_alarm)
@@ -232,16 +234,18 @@ class Follower:
         """Do what tables need, one bounded piece after the other, beside serving and applying."""
         tended = dict[Table, tuple[int, int]]()
         while True:
-            await asyncio.sleep(_TEND_S)
+            before, tended = tended, {}
             for table in list(self.known.tables.by_key.values()):
-                now = len(table), len(table.index)
-                if tended.get(table) != now:
+                now = tended[table] = len(table), len(table.index)
+                if before.get(table) != now:
+                    self.tended.clear()
                     while await asyncio.to_thread(table.index.tend):
                         pass
-            tended = {table: (len(table), len(table.index)) for table in self.known.tables.by_key.values()}
             if (work := self.known.compaction()) is not None:
                 await asyncio.to_thread(work.build)
                 work.finish()
+            self.tended.set()
+            await asyncio.sleep(_TEND_S)
 
     # ── saying so ──
 

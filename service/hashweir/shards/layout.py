@@ -134,7 +134,7 @@ def unpack(kind: Kind, image: bytes, side: bytes, set_names: Mapping[int, str]) 
         form=FORMS[flags & 0x0F],
         value=HASHERS[kind].show(value[: HASHERS[kind].width]),
         item=item.hex(),
-        item_name=name.rstrip(b"\0").decode(),
+        item_name=name.rstrip(b"\0").decode(errors="replace"),  # only damaged ones are not UTF-8
         state=ENTRY_STATES[state],
         quality=quality,
         length=None if length == UNKNOWN_LENGTH else length,

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashweir.model import ENTRY_STATES, FORMS, Kind
-from hashweir.shards.layout import SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SlotForm
-from hashweir.shards.records import Octets
+from hashweir.shards.layout import SIDE_BYTES, SLOT_BYTES, SLOT_FORMS
+from hashweir.shards.records import BLOCK_ROWS, Octets
 from hashweir.shards.table import Rows, Table
 
 ACTIVE = ENTRY_STATES.index("active")
@@ -40,9 +40,12 @@ class Reading:
         Those that lead nowhere are left out; there are none, unless memory was damaged.
         """
         forms, rows = refs >> _ROW_BITS, rows_of(refs)
-        for form in np.unique(forms).tolist():
+        one = bool(refs.size) and (forms == forms[0]).all()
+        for form in [int(forms[0])] if one else np.unique(forms).tolist():
             table = self.tables.get((kind, form))
-            if table is not None:
+            if table is not None and one and rows.max() < len(table):
+                yield table, np.arange(len(refs)), rows
+            elif table is not None:
                 here = np.nonzero((forms == form) & (rows < len(table)))[0]
                 yield table, here, rows[here]
 
@@ -84,32 +87,37 @@ class Tables:
         A search finds those that are active, apart from entries (16-byte ids) that are kept withdrawn. Damaged slots
         may carry a form that does not exist: these are never found, and their sum will tell.
         """
-        fields, refs = SLOT_FORMS[kind], np.empty(len(images), np.uint32)
-        shown, forms = visible(kind, images, kept), images[:, fields.flags] & 0x0F
-        for form in np.unique(forms).tolist():
-            table = self.by_key.get((kind, form))
-            if table is None:
-                table = Table(kind)
-                self.by_key = {**self.by_key, (kind, form): table}
-            some = forms == form
-            if len(table) + len(images) > _ROWS:
-                raise OverflowError(f"more than {_ROWS} rows of {kind}")
-            row = table.add(images[some], sides[some], shown[some])
-            refs[some] = refs_of(form, row, int(some.sum()))
-        for number, count in _numbers(fields, images[shown]).items():
-            self._count(kind, number, count)
-        batches = np.ascontiguousarray(sides[shown, : len(_NO_BATCH)]).view(np.uint64)
-        named = (batch.tobytes() for batch in np.unique(batches))
-        self.batches_named |= {batch.hex() for batch in named if batch != _NO_BATCH}
+        shown, forms = visible(kind, images, kept), images[:, SLOT_FORMS[kind].flags] & 0x0F
+        if (forms == forms[0]).all():
+            refs = self._add(kind, int(forms[0]), images, sides, shown)
+        else:
+            refs = np.empty(len(images), np.uint32)
+            for form in np.unique(forms).tolist():
+                some = forms == form
+                refs[some] = self._add(kind, form, images[some], sides[some], shown[some])
+        if not shown.all():
+            images, sides = images[shown], sides[shown]
+        self._count(kind, images, 1)
+        batches = _distinct(sides[:, : len(_NO_BATCH)])
+        self.batches_named |= {batch.hex() for batch in batches if batch != _NO_BATCH}
         return refs
+
+    def _add(self, kind: Kind, form: int, images: Octets, sides: Octets, shown: NDArray[np.bool_]) -> Refs:
+        table = self.by_key.get((kind, form))
+        if table is None:
+            table = Table(kind)
+            self.by_key = {**self.by_key, (kind, form): table}
+        if len(table) + len(images) > _ROWS:
+            raise OverflowError(f"more than {_ROWS} rows of {kind}")
+        return refs_of(form, table.add(images, sides, shown), len(images))
 
     def retire(self, kind: Kind, refs: Refs) -> None:
         """Slots leave these rows: the next view does not count them."""
         for table, _, rows in self.reading().parts(kind, refs):
             left = [row for row in rows.tolist() if table.retire(row, self.version)]
             self._leaving.extend((self.version, table, row, False) for row in left)
-            for number, count in _numbers(SLOT_FORMS[kind], table.take(np.array(left, np.int64))[0]).items():
-                self._count(kind, number, -count)
+            if left:
+                self._count(kind, table.take(np.array(left))[0], -1)
 
     def hidden(self, kind: Kind, refs: Refs) -> NDArray[np.bool_]:
         """Which of these rows no search finds."""
@@ -159,20 +167,21 @@ class Tables:
         self._holding.clear()
         self.holds = {}
         for (kind, _), table in self.by_key.items():
-            fields = SLOT_FORMS[kind]
-            at = fields.set - table.width
-            for first, column in table.records.columns(at, at + fields.set_bytes, len(table)):
-                rows = np.arange(first, first + len(column))
+            for first in range(0, len(table), BLOCK_ROWS):
+                rows = np.arange(first, min(first + BLOCK_ROWS, len(table)))
                 counted = ~table.hidden(rows) & table.counted(rows, self.version)
-                for number, found in _tally(column[counted]).items():
-                    self._count(kind, number, found)
+                self._count(kind, table.take(rows[counted])[0], 1)
 
-    def _count(self, kind: Kind, number: int, change: int) -> None:
-        self._holding[number, kind] += change
-        has = self._holding[number, kind] > 0
-        kinds = self.holds.get(number, frozenset())
-        if has != (kind in kinds):
-            self.holds = {**self.holds, number: kinds ^ {kind}}
+    def _count(self, kind: Kind, images: Octets, sign: int) -> None:
+        """Count what these slots' sets hold, up or down."""
+        fields = SLOT_FORMS[kind]
+        for owner, count in _distinct(images[:, fields.set : fields.set + fields.set_bytes]).items():
+            number = int.from_bytes(owner, "big")
+            self._holding[number, kind] += sign * count
+            has = self._holding[number, kind] > 0
+            kinds = self.holds.get(number, frozenset())
+            if has != (kind in kinds):
+                self.holds = {**self.holds, number: kinds ^ {kind}}
 
 
 def visible(kind: Kind, images: Octets, kept: Set[bytes]) -> NDArray[np.bool_]:
@@ -201,14 +210,11 @@ def of_form(refs: Refs, form: int) -> NDArray[np.bool_]:
     return found
 
 
-def _numbers(fields: SlotForm, images: Octets) -> dict[int, int]:
-    """Set numbers in slots (n, 64), and how often each occurs."""
-    return _tally(images[:, fields.set : fields.set + fields.set_bytes])
-
-
-def _tally(column: Octets) -> dict[int, int]:
-    """The distinct big-endian numbers of (n, 3 or 4) bytes, and how often each occurs."""
-    wide = np.zeros((len(column), 4), np.uint8)
-    wide[:, 4 - column.shape[1] :] = column
-    numbers, counts = np.unique(wide.view(">u4").ravel(), return_counts=True)
-    return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+def _distinct(columns: Octets) -> dict[bytes, int]:
+    """The distinct rows of (n, width) bytes, and how often each occurs."""
+    if not len(columns):
+        return {}
+    if (columns == columns[0]).all():
+        return {columns[0].tobytes(): len(columns)}
+    rows: list[bytes] = np.ascontiguousarray(columns).view(f"V{columns.shape[1]}").ravel().tolist()
+    return Counter(rows)

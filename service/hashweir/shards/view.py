@@ -18,7 +18,7 @@ from hashweir.ports import Accept, Found, Hits, Standing
 from hashweir.shards.layout import SIDE_BYTES, SLOT_FORMS, unpack
 from hashweir.shards.records import Octets
 from hashweir.shards.table import Table
-from hashweir.shards.tables import TableKey
+from hashweir.shards.tables import ACTIVE, TableKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class KnownView:
         if table is None or not values:
             return []
         hits = self._counted(table, rows, table.index.search(b"".join(values), radius))
-        near = _Near(table, hits)
+        near = _Near(table, FORMS.index(form), hits)
         found: list[Found] = []
         taken: set[bytes] = set()
         for at in near.order:
@@ -122,8 +122,9 @@ class KnownView:
 class _Near:
     """Hits by distance, then entry id, then query. An entry is put together only when it is asked for."""
 
-    def __init__(self, table: Table, hits: Hits) -> None:
+    def __init__(self, table: Table, form: int, hits: Hits) -> None:
         """Reads the records of all hits, and nothing of their values."""
+        self._form = form
         self._kind, self._table, self._rows = table.kind, table, hits.row
         self._records = table.records.take(hits.row)
         self._entries: dict[int, Entry] = {}
@@ -142,8 +143,11 @@ class _Near:
         row = int(self._rows[at])
         if (entry := self._entries.get(row)) is None:
             rest, side = self._records[at, :-SIDE_BYTES], self._records[at, -SIDE_BYTES:]
-            image = self._table.index.values(self._rows[at : at + 1]).tobytes() + rest.tobytes()
-            entry = self._entries[row] = unpack(self._kind, image, side.tobytes(), names)
+            image = bytearray(self._table.index.values(self._rows[at : at + 1]).tobytes() + rest.tobytes())
+            # All rows that a view counts are so. Damaged bytes, until they are mended, must not end a search.
+            fields = SLOT_FORMS[self._kind]
+            image[fields.state], image[fields.flags] = ACTIVE, self._form
+            entry = self._entries[row] = unpack(self._kind, bytes(image), side.tobytes(), names)
         return entry
 
 
