@@ -178,17 +178,15 @@ class Follower:
         for one in behind:
             if one.shard.number not in given:
                 one.distrust("gap")
-        for change in changes:
-            one = self._followed[change.shard]
-            if one.reread:
-                continue
+        for number in sorted(given):
+            one, own = self._followed[number], [change for change in changes if change.shard == number]
             try:
-                self.known.apply(change)
+                while own and not one.reread:
+                    taken = one.take(own)
+                    self._chunks.applied += own[:taken]
+                    own = own[taken:]
             except Gap:
                 one.distrust("gap")
-                continue
-            self._chunks.applied.append(change)
-            one.took(change)
 
     async def _fill(self) -> None:
         """Fetch what applied entries name and nobody has read yet: their batches, and sets that are newer."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from hashweir.model import Batch, Set, SetState
-from hashweir.ports import Clock, Position, SetsState, SlotChange, Standing
+from hashweir.ports import Clock, Position, SetsState, Standing
 from hashweir.shards.compact import Compaction
 from hashweir.shards.shard import Shard
 from hashweir.shards.tables import Tables
@@ -95,10 +95,6 @@ class LiveKnown:
         return not self.tables.holds.keys() <= self._names.keys()
 
     # ── changing ──
-
-    def apply(self, change: SlotChange) -> None:
-        """Apply one change of a shard's stream. Raises Gap where it does not fit; nothing has changed then."""
-        self.shards[change.shard].apply(change)
 
     def put_batches(self, found: Mapping[str, Batch], asked: Iterable[str]) -> None:
         """Take provenance records; those asked for and not found are remembered as missing."""

@@ -154,13 +154,45 @@ class Shard:
             self._put(kind, slot, *now)
         if covered:
             return False
+        self._grow(kind, number, slot_sum(slot, *now) - (slot_sum(slot, *before) if before else 0))
+        return True
+
+    def extend(self, changes: Sequence[SlotChange]) -> int:
+        """Take the first of these changes that only add, all at once; how many. An import is little else.
+
+        They follow each other, are of one kind, and are of slots that were never used nor read.
+        """
+        kind, count, seq = changes[0].kind, self._kinds[changes[0].kind].count, self.position.seq
+        slots = self._kinds[kind]
+        taken = 0
+        for one in changes:
+            follows = one.position == Position(epoch=self.position.epoch, seq=seq + taken + 1)
+            whole = (len(one.image), len(one.side)) == (SLOT_BYTES, SIDE_BYTES)
+            number = one.slot // CHUNK_SLOTS
+            read = number < len(slots.seqs) and one.position.seq <= slots.seqs[number]
+            if not (follows and whole and one.kind == kind and one.slot == count + taken) or read or self.kept:
+                break
+            taken += 1
+        if taken < 2:
+            return 0
+        some = changes[:taken]
+        slots.resize(count + taken)
+        slots.refs[count : count + taken] = self._tables.add(
+            kind, *_arrays(b"".join(one.image for one in some), b"".join(one.side for one in some)), self.kept
+        )
+        for one in some:
+            self._grow(kind, one.slot // CHUNK_SLOTS, slot_sum(one.slot, one.image, one.side))
+        self.position = some[-1].position
+        return taken
+
+    def _grow(self, kind: Kind, number: int, difference: int) -> None:
+        """Add to a chunk's sum and the total."""
+        slots = self._kinds[kind]
         if number == len(slots.sums):
             slots.sums.append(0)
             slots.seqs.append(0)
-        grown = slot_sum(slot, *now) - (slot_sum(slot, *before) if before else 0)
-        slots.sums[number] = (slots.sums[number] + grown) % SUM_MODULUS
-        self.total = (self.total + grown) % SUM_MODULUS
-        return True
+        slots.sums[number] = (slots.sums[number] + difference) % SUM_MODULUS
+        self.total = (self.total + difference) % SUM_MODULUS
 
     def differing(self, kind: Kind, sums: Sequence[int]) -> list[int]:
         """Numbers of the chunks whose sums are not these; chunks that only one side has are among them."""

@@ -8,7 +8,7 @@ view gives the same answers for as long as it is held, whatever is applied meanw
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,11 +86,11 @@ class KnownView:
         near = _Near(table, FORMS.index(form), hits)
         found: list[Found] = []
         taken: set[bytes] = set()
-        for at in near.order:
+        for at, query, distance in near.order():
             group = near.groups[at]
             if group in taken or int.from_bytes(group[8:], "big") not in self._content.names:
                 continue
-            entry, query, distance = near.entry(at, self._content.names), near.queries[at], near.distances[at]
+            entry = near.entry(at, self._content.names)
             if accept is None or accept(query, entry, distance):
                 taken.add(group)
                 found.append(Found(query=query, entry=entry, distance=distance))
@@ -98,10 +98,12 @@ class KnownView:
 
     def _counted(self, table: Table, rows: int, hits: Hits) -> Hits:
         """Those hits that this view counts."""
-        hits = Hits(*(column[hits.row < rows] for column in hits))
-        if not table.gone:
-            return hits
-        return Hits(*(column[table.counted(hits.row, self._content.version)] for column in hits))
+        counted = hits.row < rows
+        if not counted.all():
+            hits, counted = Hits(*(column[counted] for column in hits)), counted[counted]
+        if table.gone:
+            counted = table.counted(hits.row, self._content.version)
+        return hits if counted.all() else Hits(*(column[counted] for column in hits))
 
     def count_entries(self, kind: Kind, form: Form, items: Sequence[str]) -> list[int]:
         """How many active entries of this kind and form each item has."""
@@ -120,36 +122,35 @@ class KnownView:
 
 
 class _Near:
-    """Hits by distance, then entry id, then query. An entry is put together only when it is asked for."""
+    """The rows of hits, each once, in numpy; an entry is put together only when it is asked for."""
 
     def __init__(self, table: Table, form: int, hits: Hits) -> None:
-        """Reads the records of all hits, and nothing of their values."""
-        self._form = form
-        self._kind, self._table, self._rows = table.kind, table, hits.row
-        self._records = table.records.take(hits.row)
+        """Reads the records of all rows, and nothing of their values."""
+        self._table, self._form, self._hits = table, form, hits
+        self._rows, self._which = np.unique(hits.row, return_inverse=True)
+        self._records = table.records.take(self._rows)
         self._entries: dict[int, Entry] = {}
-        fields, behind = SLOT_FORMS[table.kind], table.width
-        high, low = _columns(self._records, fields.entry - behind, 16).view(">u8").reshape(-1, 2).T
-        self.order: list[int] = np.lexsort((hits.query, low, high, hits.distance)).tolist()
-        """Positions of hits, nearest first."""
-        size = 8 + fields.set_bytes
-        self.groups: list[bytes] = _columns(self._records, fields.item - behind, size).view(f"V{size}").ravel().tolist()
-        """What makes two entries one hit: item and set, which lie side by side in every slot form."""
-        self.queries: list[int] = hits.query.tolist()
-        self.distances: list[int] = hits.distance.tolist()
+        self._fields, self._behind = SLOT_FORMS[table.kind], table.width
+        size = 8 + self._fields.set_bytes
+        self.groups: list[bytes] = self._columns(self._fields.item, size).view(f"V{size}").ravel().tolist()
+        """Per row what makes two entries one hit: item and set, which lie side by side in every slot form."""
+
+    def order(self) -> Iterator[tuple[int, int, int]]:
+        """The row's place, query and distance of all hits: by distance, then entry id, then query."""
+        query, _, distance = self._hits
+        high, low = self._columns(self._fields.entry, 16).view(">u8").astype(np.uint64).T
+        order = np.lexsort((query, low[self._which], high[self._which], distance))
+        return zip(self._which[order].tolist(), query[order].tolist(), distance[order].tolist(), strict=True)
 
     def entry(self, at: int, names: Mapping[int, str]) -> Entry:
-        """The entry of a hit."""
-        row = int(self._rows[at])
-        if (entry := self._entries.get(row)) is None:
+        """The entry of a row."""
+        if (entry := self._entries.get(at)) is None:
             rest, side = self._records[at, :-SIDE_BYTES], self._records[at, -SIDE_BYTES:]
             image = bytearray(self._table.index.values(self._rows[at : at + 1]).tobytes() + rest.tobytes())
             # All rows that a view counts are so. Damaged bytes, until they are mended, must not end a search.
-            fields = SLOT_FORMS[self._kind]
-            image[fields.state], image[fields.flags] = ACTIVE, self._form
-            entry = self._entries[row] = unpack(self._kind, bytes(image), side.tobytes(), names)
+            image[self._fields.state], image[self._fields.flags] = ACTIVE, self._form
+            entry = self._entries[at] = unpack(self._table.kind, bytes(image), side.tobytes(), names)
         return entry
 
-
-def _columns(records: Octets, start: int, size: int) -> Octets:
-    return np.ascontiguousarray(records[:, start : start + size])
+    def _columns(self, start: int, size: int) -> Octets:
+        return np.ascontiguousarray(self._records[:, start - self._behind : start - self._behind + size])
