@@ -23,7 +23,7 @@ class Compaction:
     def __init__(self, tables: Tables, shards: Sequence[Shard], key: TableKey) -> None:
         """Notes which rows slots have now; `build` reads them."""
         self._tables, self._shards = tables, shards
-        self._key, self._old, self._new = key, tables.by_key[key], Table(key[0])
+        self._key, self._old, self._new = key, tables.reading(), Table(key[0])
         self._before: list[tuple[Refs, frozenset[bytes]]] = []
         """Per shard the reference of each slot, and the entries kept withdrawn."""
         for shard in shards:
@@ -63,6 +63,6 @@ class Compaction:
         """Bring rows over; their new references."""
         first = len(self._new)
         for at in range(0, len(refs), _AT_ONCE):
-            images, sides = self._old.take(rows_of(refs[at : at + _AT_ONCE]))
+            images, sides = self._old.take(self._key[0], refs[at : at + _AT_ONCE])
             self._new.add(images, sides, visible(self._key[0], images, kept))
         return refs_of(self._key[1], first, len(refs))

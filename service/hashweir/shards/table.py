@@ -90,7 +90,7 @@ class Table:
         return np.array([gone.get(row, _NEVER) > version for row in rows.tolist()], np.bool_)
 
     def rows_of(self, items: Items, rows: int) -> Rows:
-        """Rows below `rows` of one of these items that are not hidden. Reads all: 10 ms a million."""
+        """Rows below `rows` of one of these items that are not hidden. Reads all: 20 ms a million."""
         found = [np.zeros(0, np.int64)]
         for first, column in self.records.columns(*self._item, rows):
             some = first + np.nonzero(np.isin(column.view(np.uint64).ravel(), items))[0]

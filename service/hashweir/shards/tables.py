@@ -135,7 +135,7 @@ class Tables:
         while self._leaving and self._leaving[0][0] <= oldest:
             _, table, row, withdrawn = self._leaving.popleft()
             if withdrawn:
-                del table.gone[row]
+                table.gone.pop(row, None)  # damaged memory may have retired a row twice
             else:
                 table.withdraw(row)
                 self._leaving.append((self.version, table, row, True))

@@ -83,6 +83,8 @@ class KnownView:
         if table is None or not values:
             return []
         hits = self._counted(table, rows, table.index.search(b"".join(values), radius))
+        if not hits.row.size:
+            return []
         near = _Near(table, FORMS.index(form), hits)
         found: list[Found] = []
         taken: set[bytes] = set()
