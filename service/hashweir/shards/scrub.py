@@ -18,7 +18,7 @@ from hashweir.errors import Refused, Unreachable
 from hashweir.model import KINDS, Kind
 from hashweir.ports import Chunk, Store
 from hashweir.shards.reread import Rereader, Wanted, damage_text, sum_of
-from hashweir.shards.shard import Snapshot
+from hashweir.shards.snapshot import Snapshot
 from hashweir.shards.tables import Tables
 from hashweir.shards.trust import Alarms, Followed
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from hashweir.model import KINDS, Kind
 from hashweir.ports import Chunk, Head, Position, SlotChange
 from hashweir.shards._sums import chunk_sum
-from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SUM_MODULUS, digest, slot_sum
+from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SUM_MODULUS, slot_sum
 from hashweir.shards.records import Octets
-from hashweir.shards.tables import ACTIVE, Reading, Refs, Tables
+from hashweir.shards.snapshot import Snapshot
+from hashweir.shards.tables import ACTIVE, Refs, Tables
 
 _NO_ROWS: Refs = np.zeros(0, np.uint32)
 
@@ -43,32 +44,6 @@ class _Slots:
             grown[: self.count] = self.refs[: self.count]
             self.refs = grown
         self.count = count
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A chunk as it is at one moment, to be read later on in any thread."""
-
-    kind: Kind
-    first: int
-    refs: Refs
-    sum: int
-    reading: Reading
-
-    def read(self) -> tuple[bytes, bytes]:
-        """Slots and side records, concatenated."""
-        if not self.refs.size:
-            return b"", b""
-        images, sides = self.reading.take(self.kind, self.refs)
-        return images.tobytes(), sides.tobytes()
-
-    def intact(self) -> bool:
-        """Whether the bytes still give the sum that is kept for them."""
-        return chunk_sum(self.first, *self.read()) == self.sum
-
-    def digest(self) -> bytes:
-        """As `layout.digest` of the bytes."""
-        return digest(*self.read())
 
 
 class Shard:
