@@ -175,6 +175,9 @@ class Index(Section):
 
     soft_stale_seconds: PositiveFloat = Field(default=10.0, description="store silent so long: no action above review")
     hard_stale_seconds: PositiveFloat = Field(default=300.0, description="store silent so long: no verdicts")
+    scrub_round_seconds: PositiveFloat = Field(
+        default=10.0, description="every chunk is compared with the store's once in this time, to find silent damage"
+    )
 
 
 class LookBack(Section):

@@ -216,6 +216,7 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
         clock,
         soft_limit_s=config.index.soft_stale_seconds,
         hard_limit_s=config.index.hard_stale_seconds,
+        scrub_round_s=config.index.scrub_round_seconds,
         on_change=on_change,
         on_alarm=on_alarm,
         on_trouble=on_trouble,

@@ -8,11 +8,16 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import numpy as np
+
 from hashweir.errors import Unreachable
 from hashweir.hashing import HASHERS
 from hashweir.model import Entry, Kind, Set
 from hashweir.ports import Chunk, Head, Position, SlotChange, Store, View
 from hashweir.shards.follow import Follower
+from hashweir.shards.records import BLOCK_ROWS
+from hashweir.shards.shard import Shard
+from hashweir.shards.tables import rows_of
 
 KNOWN = Set(name="known", owner="a team", origin="own-review", state="active")
 
@@ -96,7 +101,7 @@ class Between:
 @asynccontextmanager
 async def following(store: Any, clock: SetClock | None = None, **options: Any) -> AsyncIterator[Follower]:
     """A follower that runs inside the block and has ended, cleanly, after it."""
-    follower = Follower(store, clock or SetClock(), **({"ask_s": 0.2} | options))
+    follower = Follower(store, clock or SetClock(), **({"ask_s": 0.2, "scrub_round_s": 1.0} | options))
     if isinstance(store, Between):
         store.follower = follower
     task = asyncio.create_task(follower.run())
@@ -146,3 +151,19 @@ def finds(view: View, entry: Entry) -> list[Entry]:
 def found_ids(view: View, entries: Iterable[Entry]) -> set[str]:
     """Ids of those entries that a search for their own value gives."""
     return {entry.id for entry in entries if any(found.id == entry.id for found in finds(view, entry))}
+
+
+def flip(shard: Shard, kind: Kind, slot: int, at: int) -> None:
+    """Change a byte of a slot in memory behind everybody's back: byte `at` of the image, not one of its value."""
+    ref = shard.refs(kind)[slot : slot + 1]
+    table = shard._tables.by_key[kind, int(ref[0]) >> 28]
+    number, within = divmod(int(rows_of(ref)[0]), BLOCK_ROWS)
+    block, column = table.records._blocks[number], at - table.width
+    if isinstance(block, np.ndarray):
+        block[within, column] ^= 0x40
+        return
+    for start, end, first in block.runs:
+        if start <= column < end:
+            block.varying[within, first + column - start] ^= 0x40
+            return
+    block.same[column] ^= 0x40

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
+import threading
 from itertools import islice
 
 import pytest
@@ -427,6 +428,39 @@ async def test_changes_are_told_once_when_they_are_visible() -> None:
         between.edit_changes = list
         await caught_up(follower, store)
         assert len(told) == len(set(told)) == 9
+
+
+async def test_upkeep_and_compaction_run_beside_following(fresh: Deployments) -> None:
+    """Tables are tended in threads, one at a time, and made anew without their garbage; views stay what they are."""
+    async with fresh() as deployment:
+        store = await deployment.connect()
+        writer = await begun(store)
+        async with following(await deployment.connect()) as follower:
+            tables = follower.known.tables
+            tables._least_garbage = 20
+            await writer.add(*POOL[:20])
+            first = await caught_up(follower, store)
+            before, threads, running = dict(tables.by_key), set[int](), list[int]()
+            for table in before.values():
+
+                def tend(most: list[int] = running) -> bool:
+                    threads.add(threading.get_ident())
+                    most.append(1)
+                    assert len(most) == 1
+                    most.clear()
+                    return False
+
+                table.index.tend = tend  # type: ignore[method-assign]
+            for turn in range(14):
+                await writer.withdraw(*POOL[:20])
+                await writer.add(*POOL[turn:20])
+            await until(lambda: all(tables.by_key[key] is not table for key, table in before.items()))
+            assert threads
+            assert threading.get_ident() not in threads
+            view = await caught_up(follower, store)
+            assert found_ids(view, POOL) == writer.active
+            assert found_ids(first, POOL) == {entry.id for entry in POOL[:20]}
+            assert all(len(table) < 40 for table in tables.by_key.values())
 
 
 def test_the_pool_has_every_kind() -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from hashweir.errors import InputError, Refused
 from hashweir.model import KINDS, Entry, EntryState, Kind
 from hashweir.ports import EditResult, Position, Store
-from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS, pack, slot_sum, unpack
+from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS, digest, pack, slot_sum, unpack
 from tests.contract.stores import SHARDS, Deployments, add, in_shard, part, withdraw
 
 EXAMPLES = settings(
@@ -62,12 +62,15 @@ async def rows_of(store: Store, shard: int, kind: Kind) -> list[tuple[bytes, byt
             for i in range(len(chunk.slots) // SLOT_BYTES)
         ]
         assert len(chunk.sides) == len(found) * SIDE_BYTES
+        assert await store.digests(shard, kind, number, 1) == [digest(chunk.slots, chunk.sides)]
         total = sum(slot_sum(number * CHUNK_SLOTS + i, *row) for i, row in enumerate(found)) % SUM_MODULUS
         assert total == kept == chunk.sum
         rows += found
     assert len(rows) == head.counts.get(kind, 0)
     beyond = await store.read_chunk(shard, kind, len(sums))
     assert (beyond.slots, beyond.sides) == (b"", b"")
+    assert len(await store.digests(shard, kind, 0, len(sums) + 2)) == len(sums)
+    assert await store.digests(shard, kind, len(sums), 2) == []
     return rows
 
 

@@ -61,6 +61,7 @@ async def test_a_reader_follows_and_cannot_write(access: Access) -> None:
         assert await reader.wait_sets(sets, 1000)
         assert len((await reader.read_sets()).sets) == 1
         assert (await reader.read_chunk(0, "pdq", 0)).sum == (await reader.sums(0, "pdq"))[0]
+        assert len(await reader.digests(0, "pdq", 0, 1)) == 1
         assert await reader.find(0, [known[0].id]) == {known[0].id: (known[0].kind, 0)}
         assert await reader.read_batches(["aa" * 8])
         assert await reader.read_names(0, [known[0].item]) is not None

@@ -253,6 +253,21 @@ local function find(keys, args)
   return places
 end
 
+-- keys: head; args: kind, first chunk, number of chunks. Answers for each that is in use the SHA-1 of its slots and the
+-- SHA-1 of its side records, one behind the other. A string that is gone or cut short has the digest of what is left.
+local function digests(keys, args)
+  local layout, used = unpack(call('HMGET', keys[1], 'layout', 'n:' .. args[1]))
+  if not layout then return no('store_not_created', 'this shard does not exist') end
+  local prefix, first, found = sub(keys[1], 1, -5), tonumber(args[2]), {}
+  for n = first, math.min(first + args[3], math.ceil((used or 0) / SLOTS)) - 1 do
+    local count = math.min(SLOTS, used - n * SLOTS)
+    local name = ':' .. args[1] .. ':' .. n
+    found[#found + 1] = redis.sha1hex(call('GETRANGE', prefix .. 'c' .. name, 0, count * SLOT - 1))
+      .. redis.sha1hex(call('GETRANGE', prefix .. 's' .. name, 0, count * SIDE - 1))
+  end
+  return found
+end
+
 -- keys: sets' head; args: epoch, number of shards. The first caller settles the number of shards; answers it and
 -- 1 where the deployment is complete. A creation that was cut short is completed by the next one.
 local function claim(keys, args)
@@ -393,6 +408,7 @@ local function ready(f)
 end
 
 redis.register_function{function_name='hashweir_1_find', callback=ready(find), flags={'no-writes'}}
+redis.register_function{function_name='hashweir_1_digests', callback=ready(digests), flags={'no-writes'}}
 redis.register_function('hashweir_1_apply', ready(apply))
 redis.register_function('hashweir_1_claim', ready(claim))
 redis.register_function('hashweir_1_create_shard', ready(create_shard))

@@ -27,6 +27,7 @@ from hashweir.shards.layout import (
     SLOT_BYTES,
     SLOT_FORMS,
     SUM_MODULUS,
+    digest,
     slot_sum,
     state_of,
 )
@@ -282,6 +283,12 @@ class MemoryStore:
             sum=held.sums[kind][number] if rows else 0,
             position=held.position,
         )
+
+    async def digests(self, shard: int, kind: Kind, first: int, count: int) -> list[bytes]:
+        """What `read_chunk` would give, digested. Raises Refused."""
+        last = min(first + count, len(self._shard(shard).sums.get(kind, ())))
+        chunks = [await self.read_chunk(shard, kind, number) for number in range(first, last)]
+        return [digest(chunk.slots, chunk.sides) for chunk in chunks]
 
     async def read_changes(self, after: Mapping[int, Position], wait_ms: int, most: int) -> list[SlotChange]:
         """Changes after the positions. Raises Refused."""

@@ -242,6 +242,13 @@ class RedisStore:
             position=Position(int(epoch), int(seq)),
         )
 
+    async def digests(self, shard: int, kind: Kind, first: int, count: int) -> list[bytes]:
+        """Digests of chunks, by the server. About 0.3 ms of its time each. Raises Unreachable, Refused."""
+        (found,) = await self._link.exchange(
+            ("FCALL_RO", "hashweir_1_digests", 1, self._key(shard, "head"), kind, first, count)
+        )
+        return [bytes.fromhex(text.decode()) for text in found]
+
     async def read_changes(self, after: Mapping[int, Position], wait_ms: int, most: int) -> list[SlotChange]:
         """Changes of several shards after their positions, in one blocking read. Raises Unreachable, Refused."""
         if not after:

@@ -64,6 +64,8 @@ def read_record(shard: int, id_: bytes, fields: Sequence[bytes], after: Position
         epoch, last = map(int, id_.split(b"-"))
         at_ms = int.from_bytes(fields[1][:_TIME_BYTES], "big")
         rows = list(_CHANGE.iter_unpack(memoryview(fields[1])[_TIME_BYTES:]))
+        if not rows:
+            raise ValueError("a record has changes")
         changes = [
             SlotChange(
                 shard=shard,

@@ -1,8 +1,8 @@
 """Follow a store's shards and sets into memory, and know at any moment how far the copy may be trusted.
 
 One task reads changes of all shards with one blocking read, applies them, asks all heads, and only then publishes: in
-the quiet case nothing is visible that a head has not confirmed. Another task waits for the sets. A third re-reads one
-chunk at each interval and compares it byte for byte, for damage that no sequence shows.
+the quiet case nothing is visible that a head has not confirmed. Another task waits for the sets. A third looks for
+damage that no sequence shows. A fourth does the tables' upkeep, in threads.
 
     read changes ─► apply ─► ask heads ─► publish ─► re-read what is doubtful ─┐
           ▲                                                                    │
@@ -15,15 +15,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from hashweir.errors import HashweirError, Refused, Unreachable
-from hashweir.model import KINDS
 from hashweir.ports import Clock, SlotChange, Store
 from hashweir.shards.known import LiveKnown, Trust
 from hashweir.shards.reread import Rereader
+from hashweir.shards.scrub import Scrubber
 from hashweir.shards.shard import Gap
+from hashweir.shards.table import Table
 from hashweir.shards.trust import Alarms, Followed, OnAlarm, ShardStats
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+_TEND_S = 0.1
 
 OnChange = Callable[[SlotChange], None]
 
@@ -43,6 +45,7 @@ class Follower:
         soft_limit_s: float = 10.0,
         hard_limit_s: float = 300.0,
         ask_s: float = 1.0,
+        scrub_round_s: float = 10.0,
         most: int = 1000,
         on_change: OnChange = _ignore,
         on_alarm: OnAlarm = _ignore,
@@ -50,21 +53,25 @@ class Follower:
     ) -> None:
         """Ages are judged by `clock.monotonic`. Heads are asked after every change and at least every `ask_s`.
 
-        `most` bounds the changes of a shard per read. `on_change` is called for each applied change once it is
-        visible, also for those found by a re-read, but not for what was there at the start. `on_alarm` gets a reason
-        code, a shard (-1 for the sets) and a sentence, when an alarm begins; `on_trouble` the reason each time that the
-        store gives no answer or a refusal. None may raise or block.
+        Every chunk is compared with the store's once in `scrub_round_s` seconds. `most` bounds the changes of a shard
+        per read. `on_change` is called for each applied change once it is visible, also for those found by a re-read,
+        but not for what was there at the start. `on_alarm` gets a reason code, a shard (-1 for the sets) and a
+        sentence, when an alarm begins; `on_trouble` the reason each time that the store gives no answer or a refusal.
+        None may raise or block.
         """
         self.known = LiveKnown(clock, soft_limit_s, hard_limit_s)
         self.ready = asyncio.Event()
         """Set once everything was verified for the first time."""
+        self.tended = asyncio.Event()
+        """Set while no upkeep of tables is due, as last seen."""
         self.trouble: HashweirError | None = None
         """Why the store gave no answer last time; None while it answers."""
         self.alarms = Alarms(on_alarm)
         self._store, self._clock = store, clock
         self._ask_s, self._most = ask_s, most
         self._on_change, self._on_trouble = on_change, on_trouble
-        self._chunks = Rereader(store, self.known, clock, self.alarms)
+        self._chunks = Rereader(store, clock, self.alarms)
+        self._scrubber = Scrubber(store, self._chunks, self.known.tables, self.alarms, scrub_round_s)
         self._followed: list[Followed] = []
         self._opened = asyncio.Event()
         self._partial = False
@@ -96,6 +103,7 @@ class Follower:
             tasks.create_task(self._repeat(self._step), name="follow shards")
             tasks.create_task(self._repeat(self._step_sets), name="follow sets")
             tasks.create_task(self._repeat(self._scrub), name="scrub")
+            tasks.create_task(self._tend(), name="tend tables")
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         """Run a step for ever. Where the store fails it, pause for longer and longer, up to a second."""
@@ -117,10 +125,9 @@ class Follower:
     async def _step(self) -> None:
         if not self._opened.is_set():
             await self._open()
-        waiting = [one for one in self._followed if one.reread]
-        for one in waiting:
-            if one.retry_at <= self._clock.monotonic():
-                await self._chunks.reread(one)
+        now = self._clock.monotonic()
+        if due := [one for one in self._followed if one.reread and one.retry_at <= now]:
+            await self._chunks.reread(due)
         behind = [one for one in self._followed if one.behind]
         # A doubt that the next head can end is not slept on; one that a re-read has to end has its own pause.
         urgent = bool(behind) or any(one.doubt and not one.reread for one in self._followed)
@@ -174,17 +181,15 @@ class Follower:
         for one in behind:
             if one.shard.number not in given:
                 one.distrust("gap")
-        for change in changes:
-            one = self._followed[change.shard]
-            if one.reread:
-                continue
+        for number in sorted(given):
+            one, own = self._followed[number], [change for change in changes if change.shard == number]
             try:
-                self.known.apply(change)
+                while own and not one.reread:
+                    taken = one.take(own)
+                    self._chunks.applied += own[:taken]
+                    own = own[taken:]
             except Gap:
                 one.distrust("gap")
-                continue
-            self._chunks.applied.append(change)
-            one.took(change)
 
     async def _fill(self) -> None:
         """Fetch what applied entries name and nobody has read yet: their batches, and sets that are newer."""
@@ -220,21 +225,28 @@ class Follower:
             "store_rewound", -1, self._sets_rewound, "the store lost changes of sets: run `hashweir sets reconcile`"
         )
 
-    # ── damage ──
+    # ── damage and upkeep ──
 
     async def _scrub(self) -> None:
-        """Compare one chunk after the other with the store, byte for byte, one per interval."""
         await self.ready.wait()
-        for one in self._followed:
-            for kind in KINDS:
-                number = 0
-                while number < len(one.shard.sums(kind)):
-                    await asyncio.sleep(self._ask_s)
-                    if await self._chunks.scrub(one, kind, number):
-                        self._publish()
-                    number += 1
-        if not any(one.shard.counts() for one in self._followed):
-            await asyncio.sleep(self._ask_s)
+        await self._scrubber.round(self._followed)
+
+    async def _tend(self) -> None:
+        """Do what tables need, one bounded piece after the other, beside serving and applying."""
+        tended = dict[Table, tuple[int, int]]()
+        while True:
+            before, tended = tended, {}
+            for table in list(self.known.tables.by_key.values()):
+                now = tended[table] = len(table), len(table.index)
+                if before.get(table) != now:
+                    self.tended.clear()
+                    while await asyncio.to_thread(table.index.tend):
+                        pass
+            if (work := self.known.compaction()) is not None:
+                await asyncio.to_thread(work.build)
+                work.finish()
+            self.tended.set()
+            await asyncio.sleep(_TEND_S)
 
     # ── saying so ──
 

@@ -2,9 +2,6 @@
 
 Changes are applied to the shards and to one table per (kind, form) over all shards; `publish` then makes them
 visible at once by storing one new view.
-
-A *kept* withdrawal is an entry that was seen withdrawn and that the store, after it lost part of its history, has as
-active. The shard holds what the store has (or no sum would agree); the tables leave the entry out.
 """
 
 from __future__ import annotations
@@ -17,15 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from hashweir.model import Batch, Kind, Set, SetState
-from hashweir.ports import Chunk, Clock, Position, SetsState, SlotChange, Standing
-from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS
+from hashweir.model import Batch, Set, SetState
+from hashweir.ports import Clock, Position, SetsState, Standing
+from hashweir.shards.compact import Compaction
 from hashweir.shards.shard import Shard
-from hashweir.shards.tables import ACTIVE, Tables
-from hashweir.shards.view import Content, KnownView, Sources
+from hashweir.shards.tables import Tables
+from hashweir.shards.view import Content, KnownView
 
 _PLACE = struct.Struct(">IQQ")
 _FOREVER = float("inf")
@@ -46,14 +41,15 @@ class Trust:
 class LiveKnown:
     """Implements `ports.Known`. `view` alone reads the clock: age is judged even while nobody follows."""
 
-    def __init__(self, clock: Clock, soft_limit_s: float = 10.0, hard_limit_s: float = 300.0) -> None:
+    def __init__(
+        self, clock: Clock, soft_limit_s: float = 10.0, hard_limit_s: float = 300.0, tables: Tables | None = None
+    ) -> None:
         """Empty: standing `empty` until `begin`, loading and the first `publish`."""
         self.shards: list[Shard] = []
+        self.tables = tables or Tables()
         self._clock = clock
         self._limits = soft_limit_s, hard_limit_s
-        self._tables = Tables()
         self._batches: dict[str, Batch | None] = {}
-        self._kept: list[set[bytes]] = []
         self._sets: SetsState | None = None
         self._by_name: Mapping[str, Set] = {}
         self._names: Mapping[int, str] = {}
@@ -62,7 +58,6 @@ class LiveKnown:
         self._trust = Trust()
         self._version = 0
         self._views: deque[tuple[int, weakref.ref[KnownView]]] = deque()
-        self._sources = Sources(self._tables.by_key, self.shards, self._batches)
         self._fresh_until = _FOREVER
         self._content = self._snapshot()
         self._view = self._make()
@@ -72,8 +67,7 @@ class LiveKnown:
         if self.shards and len(self.shards) != shards:
             raise ValueError(f"{len(self.shards)} shards are loaded, the store has {shards}")
         if not self.shards:
-            self.shards.extend(Shard(number) for number in range(shards))
-            self._kept.extend(set() for _ in range(shards))
+            self.shards.extend(Shard(number, self.tables) for number in range(shards))
 
     # ── reading ──
 
@@ -85,7 +79,7 @@ class LiveKnown:
 
     def kept(self, shard: int) -> frozenset[str]:
         """Ids of the entries whose withdrawal is kept against the store."""
-        return frozenset(entry.hex() for entry in self._kept[shard])
+        return frozenset(entry.hex() for entry in self.shards[shard].kept)
 
     @property
     def sets_position(self) -> Position:
@@ -94,77 +88,19 @@ class LiveKnown:
 
     def missing_batches(self) -> list[str]:
         """Batches that applied entries name and `put_batches` has not answered."""
-        return sorted(self._tables.batches_named - self._batches.keys())
+        return sorted(self.tables.batches_named - self._batches.keys())
 
     def lacks_set(self) -> bool:
         """Whether entries of a set were applied that the sets read so far do not have."""
-        return not self._tables.holds.keys() <= self._names.keys()
+        return not self.tables.holds.keys() <= self._names.keys()
 
     # ── changing ──
-
-    def apply(self, change: SlotChange) -> None:
-        """Apply one change of a shard's stream. Raises Gap where it does not fit; nothing has changed then."""
-        shard, kind, slot = self.shards[change.shard], change.kind, change.slot
-        fields, kept = SLOT_FORMS[kind], self._kept[change.shard]
-        had_row = self._tables.row(change.shard, kind, slot)
-        before = shard.slot(kind, slot) if had_row >= 0 else (b"", b"")
-        if had_row >= 0:
-            self._tables.save(kind, had_row, before)
-        shard.apply(change)
-        now = shard.slot(kind, slot)
-        if change.image[fields.state] == ACTIVE:
-            # The store said so after its loss was seen: somebody meant it.
-            kept.discard(change.image[fields.entry : fields.entry + 16])
-        if now == before:
-            return
-        if had_row >= 0:
-            self._tables.retire(change.shard, kind, slot, before[0], self._version + 1)
-        if now[0][fields.state] == ACTIVE and now[0][fields.entry : fields.entry + 16] not in kept:
-            self._tables.add(change.shard, kind, [slot], *now)
-
-    def replace(self, shard: int, kind: Kind, number: int, chunk: Chunk) -> list[int]:
-        """Put a chunk that was read in place of the one there; the numbers of the slots that differ."""
-        first = number * CHUNK_SLOTS
-        old_slots, old_sides = self.shards[shard].chunk(kind, number)
-        differing = _differing(_joined(old_slots, old_sides), _joined(chunk.slots, chunk.sides))
-        rows = {slot: self._tables.row(shard, kind, slot) for slot in (first + differing).tolist()}
-        live = {slot: self.shards[shard].slot(kind, slot) for slot, row in rows.items() if row >= 0}
-        for slot, record in live.items():
-            self._tables.save(kind, rows[slot], record)
-        self.shards[shard].replace(kind, number, chunk)
-        for slot, record in live.items():
-            self._tables.retire(shard, kind, slot, record[0], self._version + 1)
-        here = differing[differing < len(chunk.slots) // SLOT_BYTES]
-        self._tables.add_chunk(shard, kind, first, here, chunk.slots, chunk.sides, self._kept[shard])
-        return list(rows)
-
-    def keep(self, shard: int, kind: Kind, number: int) -> None:
-        """Keep every withdrawal of this chunk, as it is now, whatever a re-read will say of the same entries."""
-        fields, slots = SLOT_FORMS[kind], self.shards[shard].chunk(kind, number)[0]
-        for at in range(0, len(slots), SLOT_BYTES):
-            if slots[at + fields.state] != ACTIVE:
-                self._kept[shard].add(slots[at + fields.entry : at + fields.entry + 16])
-
-    def settle(self, shard: int) -> int:
-        """After a re-read: forget kept withdrawals on which the store agrees; how many are left."""
-        kept = self._kept[shard]
-        if kept:
-            kept &= {image for _, _, image in self._suppressed(shard)}
-        return len(kept)
-
-    def release(self, shard: int) -> None:
-        """Take the store's word for everything again: it was reconciled."""
-        if self._kept[shard]:
-            back = [(kind, slot) for kind, slot, _ in self._suppressed(shard)]
-            self._kept[shard].clear()
-            for kind, slot in back:
-                self._tables.add(shard, kind, [slot], *self.shards[shard].slot(kind, slot))
 
     def put_batches(self, found: Mapping[str, Batch], asked: Iterable[str]) -> None:
         """Take provenance records; those asked for and not found are remembered as missing."""
         for batch_id in asked:
             self._batches[batch_id] = found.get(batch_id)
-            self._tables.batches_named.discard(batch_id)
+            self.tables.batches_named.discard(batch_id)
 
     def put_sets(self, state: SetsState) -> bool:
         """Take all sets; whether the store's own history of them went back.
@@ -205,25 +141,31 @@ class LiveKnown:
         self._view = self._make()
         while self._views and self._views[0][1]() is None:
             self._views.popleft()
-        self._tables.sweep(self._views[0][0], self._version + 1)
+        self.tables.version = self._version + 1
+        self.tables.sweep(self._views[0][0])
+
+    def compaction(self) -> Compaction | None:
+        """Work that is due to be rid of garbage, for a thread. One at a time."""
+        key = self.tables.wasteful()
+        return Compaction(self.tables, self.shards, key) if key else None
 
     # ── views ──
 
     def _snapshot(self) -> Content:
         digest = hashlib.blake2b(digest_size=16)
-        for shard, kept in zip(self.shards, self._kept, strict=True):
+        for shard in self.shards:
             digest.update(_PLACE.pack(shard.number, shard.position.epoch, shard.position.seq))
-            for entry in sorted(kept):
+            for entry in sorted(shard.kept):
                 digest.update(b"kept" + entry)
         digest.update(_PLACE.pack(2**32 - 1, self.sets_position.epoch, self.sets_position.seq))
         for name in sorted(self._off):
             digest.update(b"off" + name.encode())
         return Content(
             version=self._version,
-            rows={key: len(table) for key, table in self._tables.by_key.items()},
+            tables={key: (table, len(table)) for key, table in self.tables.by_key.items()},
             sets=self._by_name,
             names=self._names,
-            holds=self._tables.holds,
+            holds=self.tables.holds,
             digest=digest.digest(),
         )
 
@@ -232,7 +174,7 @@ class LiveKnown:
         capped = standing not in ("verified", "empty")
         position = hashlib.blake2b(self._content.digest + bytes([capped]), digest_size=16).hexdigest()
         trust = self._trust
-        view = KnownView(self._content, self._sources, position, trust.as_of_ms, standing, trust.rewound)
+        view = KnownView(self._content, self._batches, position, trust.as_of_ms, standing, trust.rewound)
         self._views.append((self._content.version, weakref.ref(view)))
         return view
 
@@ -249,31 +191,3 @@ class LiveKnown:
         if now >= soft or trust.rewound:
             return "degraded", hard
         return "verified", soft
-
-    def _suppressed(self, shard: int) -> list[tuple[Kind, int, bytes]]:
-        """Active slots whose entry is kept withdrawn: kind, slot, entry id."""
-        state, kept = self.shards[shard], self._kept[shard]
-        found: list[tuple[Kind, int, bytes]] = []
-        for kind, fields in SLOT_FORMS.items():
-            for slot in range(state.count(kind)):
-                image = state.slot(kind, slot)[0]
-                entry = image[fields.entry : fields.entry + 16]
-                if entry in kept and image[fields.state] == ACTIVE:
-                    found.append((kind, slot, entry))
-        return found
-
-
-def _joined(slots: bytes, sides: bytes) -> NDArray[np.uint8]:
-    """(n, 104): each slot with its side record."""
-    return np.hstack(
-        [
-            np.frombuffer(slots, np.uint8).reshape(-1, SLOT_BYTES),
-            np.frombuffer(sides, np.uint8).reshape(-1, SIDE_BYTES),
-        ]
-    )
-
-
-def _differing(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Rows in which two tables differ, those that only one has included."""
-    both = min(len(a), len(b))
-    return np.concatenate([np.nonzero((a[:both] != b[:both]).any(axis=1))[0], np.arange(both, max(len(a), len(b)))])

@@ -86,6 +86,12 @@ def slot_sum(slot: int, image: bytes, side: bytes) -> int:
     return int(hashlib.sha1(slot.to_bytes(4, "big") + image + side, usedforsecurity=False).hexdigest()[:13], 16)
 
 
+def digest(slots: bytes, sides: bytes) -> bytes:
+    """What tells two copies of a chunk apart: SHA-1 of its slots, then SHA-1 of its side records (40 bytes)."""
+    runs = (hashlib.sha1(run, usedforsecurity=False).digest() for run in (slots, sides))
+    return b"".join(runs)
+
+
 def pack(entry: Entry, set_number: int, value: bytes | None = None) -> tuple[bytes, bytes]:
     """Slot and side record of an entry. Raises InputError(bad_value) where its value is malformed.
 
@@ -128,7 +134,7 @@ def unpack(kind: Kind, image: bytes, side: bytes, set_names: Mapping[int, str]) 
         form=FORMS[flags & 0x0F],
         value=HASHERS[kind].show(value[: HASHERS[kind].width]),
         item=item.hex(),
-        item_name=name.rstrip(b"\0").decode(),
+        item_name=name.rstrip(b"\0").decode(errors="replace"),  # only damaged ones are not UTF-8
         state=ENTRY_STATES[state],
         quality=quality,
         length=None if length == UNKNOWN_LENGTH else length,

@@ -1,67 +1,125 @@
-"""Read chunks again: those that differ when a shard is doubtful, and one after the other to find silent damage."""
+"""Read chunks: all of them in the beginning, later those that differ from the store's when a shard is doubtful."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hashweir.model import KINDS, Kind
-from hashweir.ports import Chunk, Clock, Position, SlotChange, Store
-from hashweir.shards.known import LiveKnown
+from hashweir.ports import Chunk, Clock, Head, Position, SlotChange, Store
+from hashweir.shards._sums import chunk_sum
 from hashweir.shards.layout import CHUNK_SLOTS
-from hashweir.shards.shard import Gap, chunk_sum
+from hashweir.shards.shard import Gap
 from hashweir.shards.trust import Alarms, Followed
 
 _NOTHING = Chunk(slots=b"", sides=b"", sum=0, position=Position(epoch=0, seq=0))
+_TOGETHER = 8
+"""Chunks (105 KB each) that are read at once, summed up in one trip to a thread, and applied in one go."""
+_AHEAD = 3
+"""Such groups on their way while one is applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One chunk to be read."""
+
+    one: Followed
+    kind: Kind
+    number: int
+    at_ms: int
 
 
 class Rereader:
-    """Brings chunks from the store into `known`."""
+    """Brings chunks from the store into the shards."""
 
-    def __init__(self, store: Store, known: LiveKnown, clock: Clock, alarms: Alarms) -> None:
-        """All four belong to the follower."""
+    def __init__(self, store: Store, clock: Clock, alarms: Alarms) -> None:
+        """All three belong to the follower."""
         self.applied: list[SlotChange] = []
         """What was applied and not yet told: read as a change, or found by a re-read."""
-        self._store, self._known, self._clock, self._alarms = store, known, clock, alarms
+        self._store, self._clock, self._alarms = store, clock, alarms
 
     def take_applied(self) -> list[SlotChange]:
         """What was applied since the last time."""
         applied, self.applied = self.applied, []
         return applied
 
-    async def reread(self, one: Followed) -> None:
-        """Read the chunks that differ. Afterwards the stream goes on from the head that was read first."""
-        shard, number = one.shard, one.shard.number
-        head = await self._store.head(number)
-        verdict = one.judge_before_reread(head)
-        sums = dict(zip(KINDS, await asyncio.gather(*(self._store.sums(number, kind) for kind in KINDS)), strict=True))
+    async def reread(self, doubtful: Sequence[Followed]) -> None:
+        """Read the chunks of these shards that differ. Afterwards their streams go on from the heads read first."""
+        asked = await asyncio.gather(*(self._ask(one) for one in doubtful))
+        verdicts, wanted = list[tuple[Followed, str]](), list[Wanted]()
+        for one, (head, sums) in zip(doubtful, asked, strict=True):
+            verdict, differing = self._prepare(one, head, sums)
+            verdicts.append((one, verdict))
+            wanted += [Wanted(one, kind, number, head.time_ms) for kind in KINDS for number in differing[kind]]
+        await self._read_all(wanted)
+        for one, verdict in verdicts:
+            if one.shard.settle() and verdict == "suspect":
+                one.rewound = True
+            one.was_reread(self._clock.monotonic())
+
+    async def _ask(self, one: Followed) -> tuple[Head, dict[Kind, list[int]]]:
+        head = await self._store.head(one.shard.number)
+        sums = await asyncio.gather(*(self._store.sums(one.shard.number, kind) for kind in KINDS))
+        return head, dict(zip(KINDS, sums, strict=True))
+
+    def _prepare(self, one: Followed, head: Head, sums: dict[Kind, list[int]]) -> tuple[str, dict[Kind, list[int]]]:
+        """Begin again at this head: whose word counts, and which chunks there are to be read."""
+        shard, verdict = one.shard, one.judge_before_reread(head)
         differing = {kind: shard.differing(kind, sums[kind]) for kind in KINDS}
         if verdict == "accepted":
-            self._known.release(number)
-            self._alarms.tell("store_epoch", number, "the store has a new epoch; its entries were taken over")
+            shard.release()
+            self._alarms.tell("store_epoch", shard.number, "the store has a new epoch; its entries were taken over")
         if verdict == "suspect":
             for kind, chunks in differing.items():
                 for chunk in chunks:
-                    self._known.keep(number, kind, chunk)
+                    shard.keep(kind, chunk)
         shard.rebase(head.position)
         for kind in KINDS:
-            gone = [chunk for chunk in differing[kind] if chunk >= len(sums[kind])]
-            for chunk in sorted(gone, reverse=True):
-                self._replace(one, kind, chunk, _NOTHING, head.time_ms)
-            for chunk in differing[kind][: len(differing[kind]) - len(gone)]:
-                self._replace(one, kind, chunk, await self._store.read_chunk(number, kind, chunk), head.time_ms)
-        if self._known.settle(number) and verdict == "suspect":
-            one.rewound = True
-        one.was_reread(self._clock.monotonic())
+            there = len(sums[kind])
+            if any(number >= there for number in differing[kind]):
+                self.put(Wanted(one, kind, there, head.time_ms), _NOTHING, 0)
+            differing[kind] = [number for number in differing[kind] if number < there]
+        return verdict, differing
 
-    def _replace(self, one: Followed, kind: Kind, number: int, chunk: Chunk, at_ms: int) -> None:
-        shard = one.shard
+    async def _read_all(self, wanted: Sequence[Wanted]) -> None:
+        """Read and put chunks, in order, some groups ahead of the one that is put."""
+        groups = deque(wanted[at : at + _TOGETHER] for at in range(0, len(wanted), _TOGETHER))
+        running = deque[tuple[Sequence[Wanted], asyncio.Task[list[tuple[Chunk, int | None]]]]]()
         try:
-            changed = self._known.replace(shard.number, kind, number, chunk)
+            while groups or running:
+                while groups and len(running) < _AHEAD:
+                    group = groups.popleft()
+                    running.append((group, asyncio.create_task(self._read(group))))
+                group, reading = running[0]
+                for what, (chunk, total) in zip(group, await reading, strict=True):
+                    self._judge(what, damaged=total != chunk.sum)
+                    # A chunk that is gone from the store is no reason to cut off what comes after it.
+                    if total is not None and (chunk.slots or total == chunk.sum):
+                        self.put(what, chunk, total)
+                running.popleft()
+        finally:
+            for _, reading in running:
+                reading.cancel()
+            await asyncio.gather(*(reading for _, reading in running), return_exceptions=True)
+
+    async def _read(self, group: Sequence[Wanted]) -> list[tuple[Chunk, int | None]]:
+        chunks = await asyncio.gather(
+            *(self._store.read_chunk(what.one.shard.number, what.kind, what.number) for what in group)
+        )
+        pairs = list(zip(chunks, group, strict=True))
+        totals = await asyncio.to_thread(lambda: [sum_of(chunk, what.number) for chunk, what in pairs])
+        return list(zip(chunks, totals, strict=True))
+
+    def put(self, what: Wanted, chunk: Chunk, total: int) -> None:
+        """Put a chunk with the sum of its bytes in place of the one there, and remember what it changed."""
+        shard, kind = what.one.shard, what.kind
+        try:
+            changed = shard.replace(kind, what.number, chunk, total)
         except Gap:
             return  # the store was written meanwhile; the total will not fit, and the next attempt will see it
-        if chunk.slots:
-            self._judge(shard.number, kind, number, damaged=shard.sums(kind)[number] != chunk.sum)
-        for slot in changed if one.loaded else ():
+        for slot in changed if what.one.loaded else ():
             if slot < shard.count(kind):
                 image, side = shard.slot(kind, slot)
                 self.applied.append(
@@ -72,30 +130,22 @@ class Rereader:
                         slot=slot,
                         image=image,
                         side=side,
-                        at_ms=at_ms,
+                        at_ms=what.at_ms,
                     )
                 )
 
-    async def scrub(self, one: Followed, kind: Kind, number: int) -> bool:
-        """Compare one chunk with the store, byte for byte; whether this copy was mended.
+    def _judge(self, what: Wanted, *, damaged: bool) -> None:
+        self._alarms.judge("store_damaged", what.one.shard.number, damaged, damage_text(what.kind, what.number))
 
-        A chunk that is damaged in the store raises an alarm, and the verified copy here is kept.
-        """
-        shard = one.shard
-        chunk = await self._store.read_chunk(shard.number, kind, number)
-        if one.doubt or chunk.position != shard.position or number >= len(shard.sums(kind)):
-            return False  # not of one moment; the next round will be
-        ours = shard.chunk(kind, number)
-        damaged = mended = False
-        if ours != (chunk.slots, chunk.sides):
-            damaged = chunk_sum(number * CHUNK_SLOTS, chunk.slots, chunk.sides) != shard.sums(kind)[number]
-            mended = not damaged and not shard.intact(kind, number)
-            if mended:
-                self._alarms.tell("copy_damaged", shard.number, f"{kind} chunk {number} of this copy was damaged")
-                self._replace(one, kind, number, chunk, one.as_of_ms)
-        self._judge(shard.number, kind, number, damaged=damaged)
-        return mended
 
-    def _judge(self, shard: int, kind: Kind, number: int, *, damaged: bool) -> None:
-        text = f"{kind} chunk {number} does not fit its sum: run `hashweir sets repair`"
-        self._alarms.judge("store_damaged", shard, damaged, text)
+def sum_of(chunk: Chunk, number: int) -> int | None:
+    """The sum of a chunk's bytes; None where they are not slots and side records, as many of the one as the other."""
+    try:
+        return chunk_sum(number * CHUNK_SLOTS, chunk.slots, chunk.sides)
+    except ValueError:
+        return None
+
+
+def damage_text(kind: Kind, number: int) -> str:
+    """What the alarm `store_damaged` says."""
+    return f"{kind} chunk {number} does not fit its sum: run `hashweir sets repair`"

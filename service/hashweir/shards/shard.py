@@ -1,16 +1,28 @@
-"""One shard in memory: its chunks byte for byte, and the sums that say whether they are what the store has.
+"""One shard in memory: which row each of its slots is, and the sums that say whether they are what the store has.
 
-Pure state. It follows the store, right or wrong; what of it may be used is for `known` and `follow` to say.
+It follows the store, right or wrong; what of it may be used is for `known` and `follow` to say.
+
+A *kept* withdrawal is an entry that was seen withdrawn and that the store, after it lost part of its history, has as
+active. The shard holds what the store has (or no sum would agree); no search finds the entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hashweir.model import KINDS, Kind
 from hashweir.ports import Chunk, Head, Position, SlotChange
-from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS, slot_sum
+from hashweir.shards._sums import chunk_sum
+from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SUM_MODULUS, slot_sum
+from hashweir.shards.records import Octets
+from hashweir.shards.snapshot import Snapshot
+from hashweir.shards.tables import ACTIVE, Refs, Tables
+
+_NO_ROWS: Refs = np.zeros(0, np.uint32)
 
 
 class Gap(Exception):
@@ -18,70 +30,74 @@ class Gap(Exception):
 
 
 @dataclass(slots=True)
-class _Run:
-    """A chunk: slots and side records in use, their sum, and the sequence up to which changes are in."""
+class _Slots:
+    """One kind: the row of each slot (with room to grow), and per chunk its sum and the sequence that it has."""
 
-    slots: bytearray
-    sides: bytearray
-    sum: int
-    seq: int
+    refs: Refs = field(default_factory=lambda: _NO_ROWS)
+    count: int = 0
+    sums: list[int] = field(default_factory=list)
+    seqs: list[int] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return len(self.slots) // SLOT_BYTES
-
-
-def chunk_sum(first: int, slots: bytes | bytearray, sides: bytes | bytearray) -> int:
-    """Sum of a chunk whose first slot has the number `first`: 0 to 2^52-1."""
-    pairs = zip(range(0, len(slots), SLOT_BYTES), range(0, len(sides), SIDE_BYTES), strict=True)
-    return (
-        sum(
-            slot_sum(number, bytes(slots[slot : slot + SLOT_BYTES]), bytes(sides[side : side + SIDE_BYTES]))
-            for number, (slot, side) in enumerate(pairs, first)
-        )
-        % SUM_MODULUS
-    )
+    def resize(self, count: int) -> None:
+        if count > len(self.refs):
+            grown = np.zeros(max(256, count, len(self.refs) * 9 // 8), np.uint32)
+            grown[: self.count] = self.refs[: self.count]
+            self.refs = grown
+        self.count = count
 
 
 class Shard:
-    """The slots and side records of every kind at one position. Not locked: one thread writes.
+    """The slots of every kind at one position, as rows of tables that all shards share. One thread changes it."""
 
-    Other threads may call `slot`: each of its two reads is one copy of a run of bytes.
-    """
-
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, tables: Tables) -> None:
         """An empty shard at epoch 0, sequence 0, which no store ever has."""
         self.number = number
         self.position = Position(epoch=0, seq=0)
         self.total = 0
         """Sum of all chunk sums mod 2^52."""
-        self._runs: dict[Kind, list[_Run]] = {kind: [] for kind in KINDS}
+        self.kept: set[bytes] = set()
+        """Ids (16 bytes) of the entries whose withdrawal is kept against the store."""
+        self._tables = tables
+        self._kinds: dict[Kind, _Slots] = {kind: _Slots() for kind in KINDS}
 
     def counts(self) -> dict[Kind, int]:
         """Slots in use per kind, withdrawn ones included; kinds without slots are left out."""
-        return {kind: count for kind in KINDS if (count := self.count(kind))}
+        return {kind: slots.count for kind, slots in self._kinds.items() if slots.count}
 
     def count(self, kind: Kind) -> int:
         """Slots in use of one kind."""
-        runs = self._runs[kind]
-        return (len(runs) - 1) * CHUNK_SLOTS + len(runs[-1]) if runs else 0
+        return self._kinds[kind].count
 
     def sums(self, kind: Kind) -> list[int]:
         """One sum per chunk."""
-        return [run.sum for run in self._runs[kind]]
+        return list(self._kinds[kind].sums)
+
+    def refs(self, kind: Kind) -> Refs:
+        """The row of each slot; may be written to, by who moves rows."""
+        slots = self._kinds[kind]
+        return slots.refs[: slots.count]
+
+    def snapshot(self, kind: Kind, number: int) -> Snapshot:
+        """A chunk as it is now; empty where there is none."""
+        slots, first = self._kinds[kind], number * CHUNK_SLOTS
+        refs = self.refs(kind)[first : first + CHUNK_SLOTS].copy()
+        total = slots.sums[number] if number < len(slots.sums) else 0
+        return Snapshot(kind, first, refs, total, self._tables.reading())
 
     def chunk(self, kind: Kind, number: int) -> tuple[bytes, bytes]:
-        """Copies of a chunk's slots and side records; empty where there is none."""
-        runs = self._runs[kind]
-        return (bytes(runs[number].slots), bytes(runs[number].sides)) if number < len(runs) else (b"", b"")
+        """A chunk's slots and side records; empty where there is none."""
+        return self.snapshot(kind, number).read()
+
+    def intact(self, kind: Kind, number: int) -> bool:
+        """Whether a chunk's bytes still give the sum that is kept for them."""
+        return self.snapshot(kind, number).intact()
 
     def slot(self, kind: Kind, slot: int) -> tuple[bytes, bytes]:
         """A slot's image (64 bytes) and side record (40). Raises IndexError where it was never used."""
-        number, within = divmod(slot, CHUNK_SLOTS)
-        run = self._runs[kind][number]
-        if within >= len(run):
+        if not 0 <= slot < self.count(kind):
             raise IndexError(slot)
-        side, image = within * SIDE_BYTES, within * SLOT_BYTES
-        return bytes(run.slots[image : image + SLOT_BYTES]), bytes(run.sides[side : side + SIDE_BYTES])
+        images, sides = self._tables.reading().take(kind, self.refs(kind)[slot : slot + 1])
+        return images.tobytes(), sides.tobytes()
 
     def apply(self, change: SlotChange) -> bool:
         """Take the next change; False where the chunk was read later than it and so has it already.
@@ -92,32 +108,70 @@ class Shard:
         """
         if change.position != Position(epoch=self.position.epoch, seq=self.position.seq + 1):
             raise Gap(f"shard {self.number}: {change.position} does not follow {self.position}")
-        number, within = divmod(change.slot, CHUNK_SLOTS)
-        runs = self._runs[change.kind]
-        used = len(runs[number]) if number < len(runs) else 0
-        covered = number < len(runs) and change.position.seq <= runs[number].seq
-        if covered and within >= used:
-            raise Gap(f"shard {self.number}: {change.kind} slot {change.slot} is not in the chunk that was read")
+        kind, slot, fields = change.kind, change.slot, SLOT_FORMS[change.kind]
+        slots, number = self._kinds[kind], slot // CHUNK_SLOTS
+        covered = number < len(slots.sums) and change.position.seq <= slots.seqs[number]
+        if covered and slot >= slots.count:
+            raise Gap(f"shard {self.number}: {kind} slot {slot} is not in the chunk that was read")
         if (len(change.image), len(change.side)) != (SLOT_BYTES, SIDE_BYTES):
             raise Gap(f"shard {self.number}: a change is not a slot and a side record")
-        if not covered:
-            if within > used or number > len(runs) or change.slot > self.count(change.kind):
-                raise Gap(f"shard {self.number}: {change.kind} slot {change.slot} is beyond the next free one")
-            if number == len(runs):
-                runs.append(_Run(bytearray(), bytearray(), 0, 0))
-            before = slot_sum(change.slot, *self.slot(change.kind, change.slot)) if within < used else 0
-            grown = slot_sum(change.slot, change.image, change.side) - before
-            run = runs[number]
-            run.sides[within * SIDE_BYTES : (within + 1) * SIDE_BYTES] = change.side
-            run.slots[within * SLOT_BYTES : (within + 1) * SLOT_BYTES] = change.image
-            run.sum = (run.sum + grown) % SUM_MODULUS
-            self.total = (self.total + grown) % SUM_MODULUS
+        if slot > slots.count:
+            raise Gap(f"shard {self.number}: {kind} slot {slot} is beyond the next free one")
+        before = self.slot(kind, slot) if slot < slots.count else None
         self.position = change.position
-        return not covered
+        entry = change.image[fields.entry : fields.entry + 16]
+        shown = change.image[fields.state] == ACTIVE and entry in self.kept
+        if shown:
+            # The store said so after its loss was seen: somebody meant it.
+            self.kept.discard(entry)
+        now = before if covered and before else (change.image, change.side)
+        if now != before or shown:
+            self._put(kind, slot, *now)
+        if covered:
+            return False
+        self._grow(kind, number, slot_sum(slot, *now) - (slot_sum(slot, *before) if before else 0))
+        return True
+
+    def extend(self, changes: Sequence[SlotChange]) -> int:
+        """Take the first of these changes that only add, all at once; how many. An import is little else.
+
+        They follow each other, are of one kind, and are of slots that were never used nor read.
+        """
+        kind, count, seq = changes[0].kind, self._kinds[changes[0].kind].count, self.position.seq
+        slots = self._kinds[kind]
+        taken = 0
+        for one in changes:
+            follows = one.position == Position(epoch=self.position.epoch, seq=seq + taken + 1)
+            whole = (len(one.image), len(one.side)) == (SLOT_BYTES, SIDE_BYTES)
+            number = one.slot // CHUNK_SLOTS
+            read = number < len(slots.seqs) and one.position.seq <= slots.seqs[number]
+            if not (follows and whole and one.kind == kind and one.slot == count + taken) or read or self.kept:
+                break
+            taken += 1
+        if taken < 2:
+            return 0
+        some = changes[:taken]
+        slots.resize(count + taken)
+        slots.refs[count : count + taken] = self._tables.add(
+            kind, *_arrays(b"".join(one.image for one in some), b"".join(one.side for one in some)), self.kept
+        )
+        for one in some:
+            self._grow(kind, one.slot // CHUNK_SLOTS, slot_sum(one.slot, one.image, one.side))
+        self.position = some[-1].position
+        return taken
+
+    def _grow(self, kind: Kind, number: int, difference: int) -> None:
+        """Add to a chunk's sum and the total."""
+        slots = self._kinds[kind]
+        if number == len(slots.sums):
+            slots.sums.append(0)
+            slots.seqs.append(0)
+        slots.sums[number] = (slots.sums[number] + difference) % SUM_MODULUS
+        self.total = (self.total + difference) % SUM_MODULUS
 
     def differing(self, kind: Kind, sums: Sequence[int]) -> list[int]:
         """Numbers of the chunks whose sums are not these; chunks that only one side has are among them."""
-        mine = self.sums(kind)
+        mine = self._kinds[kind].sums
         longest = max(len(mine), len(sums))
         return [n for n in range(longest) if n >= len(mine) or n >= len(sums) or mine[n] != sums[n]]
 
@@ -126,28 +180,35 @@ class Shard:
         there = {kind: count for kind, count in head.counts.items() if count}
         return (self.position, self.total, self.counts()) == (head.position, head.total, there)
 
-    def replace(self, kind: Kind, number: int, chunk: Chunk) -> None:
-        """Put a chunk that was read in place of the one there; an empty one cuts off it and all after it.
+    def replace(self, kind: Kind, number: int, chunk: Chunk, total: int | None = None) -> list[int]:
+        """Put a chunk that was read in place of the one there; the numbers of the slots that differ.
 
-        Raises Gap where it would leave a hole before it. The sum is computed, not taken over.
+        An empty one cuts off it and all after it. Raises Gap where it would leave a hole, before it or behind it,
+        ValueError where its bytes are no slots and side records. `total` is its bytes' sum, where it was computed
+        already; the store's is never taken over.
         """
-        runs = self._runs[kind]
-        if number > len(runs) or (number and number == len(runs) and len(runs[-1]) < CHUNK_SLOTS):
+        slots, first = self._kinds[kind], number * CHUNK_SLOTS
+        used, last = len(chunk.slots) // SLOT_BYTES, number >= len(slots.sums) - 1
+        if number > len(slots.sums) or first > slots.count or (used and used < CHUNK_SLOTS and not last):
             raise Gap(f"shard {self.number}: {kind} chunk {number} would leave a hole")
-        if not chunk.slots:
-            gone = runs[number:]
-            del runs[number:]
-            self.total = (self.total - sum(run.sum for run in gone)) % SUM_MODULUS
-            return
-        total = chunk_sum(number * CHUNK_SLOTS, chunk.slots, chunk.sides)
-        run = _Run(bytearray(chunk.slots), bytearray(chunk.sides), total, chunk.position.seq)
-        before = 0
-        if number < len(runs):
-            before = runs[number].sum
-            runs[number] = run
+        if total is None:
+            total = chunk_sum(first, chunk.slots, chunk.sides)
+        images, sides = _arrays(chunk.slots, chunk.sides)
+        old = self.refs(kind)[first : first + CHUNK_SLOTS if used else None].copy()
+        differing = _differing(images, sides, *self._tables.reading().take(kind, old))
+        self._tables.retire(kind, old[differing[differing < len(old)]])
+        slots.resize(first + used if last or not used else slots.count)
+        here = differing[differing < used]
+        if here.size:
+            slots.refs[first + here] = self._tables.add(kind, images[here], sides[here], self.kept)
+        gone = sum(slots.sums[number : number + 1] if used else slots.sums[number:])
+        if used:
+            slots.sums[number : number + 1] = [total]
+            slots.seqs[number : number + 1] = [chunk.position.seq]
         else:
-            runs.append(run)
-        self.total = (self.total + total - before) % SUM_MODULUS
+            del slots.sums[number:], slots.seqs[number:]
+        self.total = (self.total + total - gone) % SUM_MODULUS
+        return list((first + differing).tolist())
 
     def rebase(self, position: Position) -> None:
         """Begin again from this position: changes after it are taken, except those that a chunk read later has.
@@ -156,11 +217,63 @@ class Shard:
         sequence says nothing any more.
         """
         self.position = position
-        for runs in self._runs.values():
-            for run in runs:
-                run.seq = 0
+        for slots in self._kinds.values():
+            slots.seqs = [0] * len(slots.seqs)
 
-    def intact(self, kind: Kind, number: int) -> bool:
-        """Whether a chunk's bytes still give the sum kept for it. Costs a SHA-1 per slot (about 1 ms a chunk)."""
-        run = self._runs[kind][number]
-        return chunk_sum(number * CHUNK_SLOTS, run.slots, run.sides) == run.sum
+    # ── withdrawals kept against the store ──
+
+    def keep(self, kind: Kind, number: int) -> None:
+        """Keep every withdrawal of this chunk, as it is now, whatever a re-read will say of the same entries."""
+        fields, images = SLOT_FORMS[kind], _arrays(*self.chunk(kind, number))[0]
+        withdrawn = images[images[:, fields.state] != ACTIVE, fields.entry : fields.entry + 16]
+        self.kept |= {one.tobytes() for one in withdrawn}
+
+    def settle(self) -> int:
+        """After a re-read: forget kept withdrawals on which the store agrees; how many are left."""
+        if self.kept:
+            self.kept &= {entry for _, _, entry in self._suppressed()}
+        return len(self.kept)
+
+    def release(self) -> None:
+        """Take the store's word for everything again: it was reconciled."""
+        if self.kept:
+            back = self._suppressed()
+            self.kept.clear()
+            for kind, slot, _ in back:
+                self._put(kind, slot, *self.slot(kind, slot))
+
+    def _suppressed(self) -> list[tuple[Kind, int, bytes]]:
+        """Active slots whose entry is kept withdrawn: kind, slot, entry id."""
+        found: list[tuple[Kind, int, bytes]] = []
+        for kind, fields in SLOT_FORMS.items():
+            refs = self.refs(kind)
+            hidden = np.nonzero(self._tables.hidden(kind, refs))[0]
+            images, _ = self._tables.reading().take(kind, refs[hidden])
+            for slot, image in zip(hidden.tolist(), images, strict=True):
+                entry = image[fields.entry : fields.entry + 16].tobytes()
+                if image[fields.state] == ACTIVE and entry in self.kept:
+                    found.append((kind, slot, entry))
+        return found
+
+    def _put(self, kind: Kind, slot: int, image: bytes, side: bytes) -> None:
+        """A new row for a slot, in place of the one that it may have."""
+        slots = self._kinds[kind]
+        if slot < slots.count:
+            self._tables.retire(kind, slots.refs[slot : slot + 1])
+        slots.resize(max(slots.count, slot + 1))
+        slots.refs[slot : slot + 1] = self._tables.add(kind, *_arrays(image, side), self.kept)
+
+
+def _arrays(slots: bytes, sides: bytes) -> tuple[Octets, Octets]:
+    """Slots (n, 64) and side records (n, 40)."""
+    return (
+        np.frombuffer(slots, np.uint8).reshape(-1, SLOT_BYTES),
+        np.frombuffer(sides, np.uint8).reshape(-1, SIDE_BYTES),
+    )
+
+
+def _differing(images: Octets, sides: Octets, old_images: Octets, old_sides: Octets) -> NDArray[np.intp]:
+    """Rows in which two chunks differ, those that only one has included."""
+    both = min(len(images), len(old_images))
+    differs = (images[:both] != old_images[:both]).any(axis=1) | (sides[:both] != old_sides[:both]).any(axis=1)
+    return np.concatenate([np.nonzero(differs)[0], np.arange(both, max(len(images), len(old_images)))])

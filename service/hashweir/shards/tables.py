@@ -1,125 +1,220 @@
-"""The writer's side of the tables: which slot has which row, and which rows are on their way out.
+"""The writer's side of the tables: rows for slots, rows on their way out, and which sets hold what.
 
-An active slot has one row; whatever changes about the slot, its row is withdrawn and, where the slot is still active,
-another one is added. A row leaves the index itself only when no view that counts it is alive any more.
+A slot's place in the tables is one number, its reference: the form in the high bits, the row in the low ones.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hashweir.model import ENTRY_STATES, FORMS, Form, Kind
+from hashweir.model import ENTRY_STATES, FORMS, Kind
 from hashweir.shards.layout import SIDE_BYTES, SLOT_BYTES, SLOT_FORMS
-from hashweir.shards.view import Table, TableKey, set_number
+from hashweir.shards.records import BLOCK_ROWS, Octets
+from hashweir.shards.table import Rows, Table
 
 ACTIVE = ENTRY_STATES.index("active")
+TableKey = tuple[Kind, int]
+"""Kind and the number of a form in `model.FORMS`; in damaged slots, of a form that does not exist."""
+Refs = NDArray[np.uint32]
+
+_ROW_BITS = 28
+_ROWS = 1 << _ROW_BITS
 _NO_BATCH = bytes(8)
+LEAST_GARBAGE = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is needed to read rows later on, in another thread: the tables as they are now."""
+
+    tables: Mapping[TableKey, Table]
+
+    def parts(self, kind: Kind, refs: Refs) -> Iterator[tuple[Table, NDArray[np.intp], Rows]]:
+        """References table by table: where they stand among these, and their rows.
+
+        Those that lead nowhere are left out; there are none, unless memory was damaged.
+        """
+        forms, rows = refs >> _ROW_BITS, rows_of(refs)
+        one = bool(refs.size) and (forms == forms[0]).all()
+        for form in [int(forms[0])] if one else np.unique(forms).tolist():
+            table = self.tables.get((kind, form))
+            if table is not None and one and rows.max() < len(table):
+                yield table, np.arange(len(refs)), rows
+            elif table is not None:
+                here = np.nonzero((forms == form) & (rows < len(table)))[0]
+                yield table, here, rows[here]
+
+    def take(self, kind: Kind, refs: Refs) -> tuple[Octets, Octets]:
+        """Slots (n, 64) and side records (n, 40) behind references; zeros where one leads nowhere."""
+        images, sides = np.zeros((len(refs), SLOT_BYTES), np.uint8), np.zeros((len(refs), SIDE_BYTES), np.uint8)
+        for table, here, rows in self.parts(kind, refs):
+            if len(here) == len(refs):
+                return table.take(rows)
+            images[here], sides[here] = table.take(rows)
+        return images, sides
 
 
 class Tables:
-    """One table per (kind, form) over all shards. `version` everywhere is that of the next view to be published."""
+    """One table per (kind, form) over all shards."""
 
-    def __init__(self) -> None:
-        """No rows."""
-        self.by_key: dict[TableKey, Table] = {}
+    def __init__(self, least_garbage: int = LEAST_GARBAGE) -> None:
+        """No rows. A table with more than this, and a quarter of its rows, as garbage is to be compacted."""
+        self.by_key: Mapping[TableKey, Table] = {}
+        """Replaced, never edited: views keep hold of it."""
         self.holds: Mapping[int, frozenset[Kind]] = {}
-        """Kinds with an active entry, by set number. Replaced, never edited: views keep hold of it."""
+        """Kinds with an active entry, by set number. Replaced, never edited, too."""
         self.batches_named: set[str] = set()
         """Ids of the batches that added rows name; the owner takes them away."""
-        self._rows: dict[tuple[int, Kind], array[int]] = {}
+        self.version = 1
+        """That of the next view to be published."""
+        self._least_garbage = least_garbage
+        self._suspect: set[TableKey] = set()
         self._holding: Counter[tuple[int, Kind]] = Counter()
         self._leaving: deque[tuple[int, Table, int, bool]] = deque()
 
-    def row(self, shard: int, kind: Kind, slot: int) -> int:
-        """The row of a slot, or -1."""
-        rows = self._rows.get((shard, kind))
-        return rows[slot] if rows is not None and slot < len(rows) else -1
+    def reading(self) -> Reading:
+        """To read rows that are known now, whatever happens to the tables."""
+        return Reading(self.by_key)
 
-    def save(self, kind: Kind, row: int, record: tuple[bytes, bytes]) -> None:
-        """Before a slot with a row is overwritten: keep its bytes for views that count the row."""
-        self._table(kind, record[0]).former[row] = record
+    def add(self, kind: Kind, images: Octets, sides: Octets, kept: Set[bytes]) -> Refs:
+        """Rows for slots (n, 64) and their side records (n, 40); their references.
 
-    def retire(self, shard: int, kind: Kind, slot: int, image: bytes, version: int) -> None:
-        """Withdraw the row of a slot whose old bytes were saved, from this version on."""
-        table, row = self._table(kind, image), self._rows[shard, kind][slot]
-        table.gone[row] = version
-        self._leaving.append((version, table, row, False))
-        self._rows[shard, kind][slot] = -1
-        self._count(kind, set_number(SLOT_FORMS[kind], image), -1)
-
-    def add_chunk(
-        self, shard: int, kind: Kind, first: int, chosen: NDArray[np.intp], slots: bytes, sides: bytes, kept: Set[bytes]
-    ) -> None:
-        """Add the active ones of a chunk's chosen slots (offsets in it), apart from entries kept withdrawn."""
-        fields = SLOT_FORMS[kind]
-        images = np.frombuffer(slots, np.uint8).reshape(-1, SLOT_BYTES)
-        chosen = chosen[images[chosen, fields.state] == ACTIVE]
-        if kept:
-            ids = images[:, fields.entry : fields.entry + 16]
-            chosen = np.array([n for n in chosen.tolist() if ids[n].tobytes() not in kept], np.intp)
-        forms = images[chosen, fields.flags] & 0x0F
-        for form in np.unique(forms):
-            some = chosen[forms == form]
-            records = np.frombuffer(sides, np.uint8).reshape(-1, SIDE_BYTES)[some]
-            self.add(shard, kind, (first + some).tolist(), images[some].tobytes(), records.tobytes())
-
-    def add(self, shard: int, kind: Kind, numbers: Sequence[int], slots: bytes, sides: bytes) -> None:
-        """Add rows for active slots of one form: their numbers, images and side records, concatenated.
-
-        Damaged slots may carry a form that does not exist: they get no row, and their sum will tell.
+        A search finds those that are active, apart from entries (16-byte ids) that are kept withdrawn. Damaged slots
+        may carry a form that does not exist: these are never found, and their sum will tell.
         """
-        if slots[SLOT_FORMS[kind].flags] & 0x0F >= len(FORMS):
-            return
-        fields, table = SLOT_FORMS[kind], self._table(kind, slots)
-        images = np.frombuffer(slots, np.uint8).reshape(-1, SLOT_BYTES)
-        items = np.ascontiguousarray(images[:, fields.item : fields.item + 8]).view(np.uint64)[:, 0]
-        row = table.add(shard, numbers, images[:, : table.width].tobytes(), items)
-        rows = self._rows.setdefault((shard, kind), array("q"))
-        rows.extend([-1] * (max(numbers) + 1 - len(rows)))
-        for slot in numbers:
-            rows[slot] = row
-            row += 1
-        for owner, count in _distinct(images[:, fields.set : fields.set + fields.set_bytes]).items():
-            self._count(kind, int.from_bytes(owner, "big"), count)
-        batches = _distinct(np.frombuffer(sides, np.uint8).reshape(-1, SIDE_BYTES)[:, : len(_NO_BATCH)])
+        shown, forms = visible(kind, images, kept), images[:, SLOT_FORMS[kind].flags] & 0x0F
+        if (forms == forms[0]).all():
+            refs = self._add(kind, int(forms[0]), images, sides, shown)
+        else:
+            refs = np.empty(len(images), np.uint32)
+            for form in np.unique(forms).tolist():
+                some = forms == form
+                refs[some] = self._add(kind, form, images[some], sides[some], shown[some])
+        if not shown.all():
+            images, sides = images[shown], sides[shown]
+        self._count(kind, images, 1)
+        batches = _distinct(sides[:, : len(_NO_BATCH)])
         self.batches_named |= {batch.hex() for batch in batches if batch != _NO_BATCH}
+        return refs
 
-    def sweep(self, oldest: int, version: int) -> None:
-        """Take rows out of the index that no living view counts, and forget the bytes that none can ask for.
+    def _add(self, kind: Kind, form: int, images: Octets, sides: Octets, shown: NDArray[np.bool_]) -> Refs:
+        table = self.by_key.get((kind, form))
+        if table is None:
+            table = Table(kind)
+            self.by_key = {**self.by_key, (kind, form): table}
+        if len(table) + len(images) > _ROWS:
+            raise OverflowError(f"more than {_ROWS} rows of {kind}")
+        return refs_of(form, table.add(images, sides, shown), len(images))
+
+    def retire(self, kind: Kind, refs: Refs) -> None:
+        """Slots leave these rows: the next view does not count them."""
+        for table, _, rows in self.reading().parts(kind, refs):
+            left = [row for row in rows.tolist() if table.retire(row, self.version)]
+            self._leaving.extend((self.version, table, row, False) for row in left)
+            if left:
+                self._count(kind, table.take(np.array(left))[0], -1)
+
+    def hidden(self, kind: Kind, refs: Refs) -> NDArray[np.bool_]:
+        """Which of these rows no search finds."""
+        found = np.zeros(len(refs), np.bool_)
+        for table, here, rows in self.reading().parts(kind, refs):
+            found[here] = table.hidden(rows)
+        return found
+
+    def sweep(self, oldest: int) -> None:
+        """Take rows out of the index that no living view counts.
 
         `oldest` is the version of the oldest living view. Two steps, each when every view made before it is gone: a
-        search may have read the index before a row left it, and then still asks `gone` and `former` about the row.
+        search may have read the index before a row left it, and then still asks `gone` about the row.
         """
         while self._leaving and self._leaving[0][0] <= oldest:
             _, table, row, withdrawn = self._leaving.popleft()
             if withdrawn:
-                del table.gone[row], table.former[row]
+                table.gone.pop(row, None)  # damaged memory may have retired a row twice
             else:
                 table.withdraw(row)
-                self._leaving.append((version, table, row, True))
+                self._leaving.append((self.version, table, row, True))
 
-    def _table(self, kind: Kind, image: bytes) -> Table:
-        form: Form = FORMS[image[SLOT_FORMS[kind].flags] & 0x0F]
-        if (kind, form) not in self.by_key:
-            self.by_key[kind, form] = Table(kind)
-        return self.by_key[kind, form]
+    # ── garbage ──
 
-    def _count(self, kind: Kind, number: int, change: int) -> None:
-        self._holding[number, kind] += change
-        has = self._holding[number, kind] > 0
-        kinds = self.holds.get(number, frozenset())
-        if has != (kind in kinds):
-            self.holds = {**self.holds, number: kinds ^ {kind}}
+    def wasteful(self) -> TableKey | None:
+        """A table to be compacted."""
+        if self._suspect:
+            return min(self._suspect)
+        for key, table in self.by_key.items():
+            if table.garbage > max(len(table) // 4, self._least_garbage):
+                return key
+        return None
+
+    def suspect(self, kind: Kind) -> None:
+        """Memory was damaged: besides what a chunk's bytes can show, it may be the index. Make these tables anew."""
+        self._suspect |= {key for key in self.by_key if key[0] == kind}
+
+    def put(self, key: TableKey, table: Table) -> None:
+        """Put another table in place of one. Rows of the old one are still swept, for the views that have it."""
+        self.by_key = {**self.by_key, key: table}
+        if key in self._suspect:
+            self._suspect.discard(key)
+            self._recount()
+
+    def _recount(self) -> None:
+        """Count again what sets hold: retiring a row subtracts what its bytes say, and damaged bytes say anything."""
+        self._holding.clear()
+        self.holds = {}
+        for (kind, _), table in self.by_key.items():
+            for first in range(0, len(table), BLOCK_ROWS):
+                rows = np.arange(first, min(first + BLOCK_ROWS, len(table)))
+                counted = ~table.hidden(rows) & table.counted(rows, self.version)
+                self._count(kind, table.take(rows[counted])[0], 1)
+
+    def _count(self, kind: Kind, images: Octets, sign: int) -> None:
+        """Count what these slots' sets hold, up or down."""
+        fields = SLOT_FORMS[kind]
+        for owner, count in _distinct(images[:, fields.set : fields.set + fields.set_bytes]).items():
+            number = int.from_bytes(owner, "big")
+            self._holding[number, kind] += sign * count
+            has = self._holding[number, kind] > 0
+            kinds = self.holds.get(number, frozenset())
+            if has != (kind in kinds):
+                self.holds = {**self.holds, number: kinds ^ {kind}}
 
 
-def _distinct(columns: NDArray[np.uint8]) -> dict[bytes, int]:
+def visible(kind: Kind, images: Octets, kept: Set[bytes]) -> NDArray[np.bool_]:
+    """Which slots (n, 64) a search may find: active ones of a form that exists, but for the entries that are kept."""
+    fields = SLOT_FORMS[kind]
+    found: NDArray[np.bool_] = (images[:, fields.state] == ACTIVE) & (images[:, fields.flags] & 0x0F < len(FORMS))
+    if kept:
+        ids = images[:, fields.entry : fields.entry + 16]
+        found &= np.array([one.tobytes() not in kept for one in ids], np.bool_)
+    return found
+
+
+def rows_of(refs: Refs) -> Rows:
+    """The rows of references."""
+    return (refs & np.uint32(_ROWS - 1)).astype(np.int64)
+
+
+def refs_of(form: int, first: int, count: int) -> Refs:
+    """References to consecutive rows of a form's table."""
+    return np.arange(first, first + count, dtype=np.uint32) | np.uint32(form << _ROW_BITS)
+
+
+def of_form(refs: Refs, form: int) -> NDArray[np.bool_]:
+    """Which references are to a form's table."""
+    found: NDArray[np.bool_] = refs >> _ROW_BITS == form
+    return found
+
+
+def _distinct(columns: Octets) -> dict[bytes, int]:
     """The distinct rows of (n, width) bytes, and how often each occurs."""
-    if len(columns) == 1:
-        return {columns.tobytes(): 1}
-    rows, counts = np.unique(columns, axis=0, return_counts=True)
-    return {row.tobytes(): count for row, count in zip(rows, counts.tolist(), strict=True)}
+    if not len(columns):
+        return {}
+    if (columns == columns[0]).all():
+        return {columns[0].tobytes(): len(columns)}
+    rows: list[bytes] = np.ascontiguousarray(columns).view(f"V{columns.shape[1]}").ravel().tolist()
+    return Counter(rows)

@@ -12,7 +12,7 @@ head: either at the moment that head is read, or later, when the changes up to i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -98,12 +98,23 @@ class Followed:
         self.reread = True
         self._ahead = None
 
-    def took(self, change: SlotChange) -> None:
-        """After a change was applied: is this the place that the head had named?"""
-        if self._ahead is not None and change.position == self._ahead[0].position:
+    def take(self, changes: Sequence[SlotChange]) -> int:
+        """Apply the first of these changes of this shard; how many. Raises Gap where it does not fit.
+
+        Not beyond the place that a head named, for there it is judged.
+        """
+        most = len(changes)
+        if self._ahead is not None:
+            most = max(1, self._ahead[0].position.seq - self.shard.position.seq)
+        taken = self.shard.extend(changes[:most])
+        if not taken:
+            self.shard.apply(changes[0])
+            taken = 1
+        if self._ahead is not None and changes[taken - 1].position == self._ahead[0].position:
             head, asked_at = self._ahead
             self._ahead = None
             self._equal(head, asked_at)
+        return taken
 
     def compare(self, head: Head, asked_at: float) -> None:
         """Judge by a head that was asked for at `asked_at`."""

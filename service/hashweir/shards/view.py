@@ -1,89 +1,24 @@
-"""The reader's side of what is known: an immutable view over tables that only grow.
+"""The reader's side of what is known: an immutable view over tables whose rows never change.
 
 Nothing is copied per view. A table's rows are numbered in order of adding, so a view is a row count per table and a
 version: a row counts for a view when it is below that count and was not withdrawn at or before that version. So a
 view gives the same answers for as long as it is held, whatever is applied meanwhile.
-
-How a row of another thread's view stays readable while its slot is overwritten: the writer first keeps the old bytes
-in `former`, then overwrites the slot; the reader first reads the slot, then looks into `former`. Whatever it read of
-an overwritten slot, it then finds the old bytes.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hashweir.hashing import HASHERS
-from hashweir.index import INDEXES
-from hashweir.model import Batch, Entry, Form, Kind, Set
-from hashweir.ports import Accept, Found, Index, Standing
-from hashweir.shards.layout import SLOT_FORMS, SlotForm, unpack
-from hashweir.shards.shard import Shard
-
-TableKey = tuple[Kind, Form]
-_NEVER = 2**63
-
-
-class Table:
-    """One index over all shards, and the slot that each of its rows stands for."""
-
-    def __init__(self, kind: Kind) -> None:
-        """An empty table."""
-        self.kind: Kind = kind
-        self.width = HASHERS[kind].width
-        """Bytes of a value in the index: the first ones of a slot."""
-        self.index: Index = INDEXES[kind]()
-        self.gone: dict[int, int] = {}
-        """Withdrawn rows that some view may still count: the first version without them."""
-        self.former: dict[int, tuple[bytes, bytes]] = {}
-        """Slot and side record of rows whose slot was overwritten."""
-        self._shard = array("H")
-        self._slot = array("I")
-        self._items: NDArray[np.uint64] = np.zeros(0, np.uint64)
-        """Each row's item; 0 once the row left the index. Replaced where it grows: readers may hold the old one."""
-
-    def add(self, shard: int, slots: Sequence[int], values: bytes, items: NDArray[np.uint64]) -> int:
-        """Append rows for these slots of a shard, with their concatenated values and items; the first new row."""
-        # Places first: a search may return the rows as soon as the index has them.
-        first = len(self._slot)
-        if first + len(slots) > len(self._items):
-            grown = np.zeros(max(1024, first + len(slots), len(self._items) * 5 // 4), np.uint64)
-            grown[:first] = self._items[:first]
-            self._items = grown
-        self._items[first : first + len(slots)] = items
-        self._shard.extend([shard] * len(slots))
-        self._slot.extend(slots)
-        return self.index.add(values)
-
-    def withdraw(self, row: int) -> None:
-        """Take a row that no view counts out of the index."""
-        self.index.withdraw(row)
-        self._items[row] = 0
-
-    def rows_of(self, items: NDArray[np.uint64], rows: int) -> NDArray[np.intp]:
-        """Those of the first `rows` rows that are of one of these items. Reads all: milliseconds for a million rows."""
-        return np.nonzero(np.isin(self._items[:rows], items))[0]
-
-    def item(self, row: int) -> np.uint64:
-        """The item of a row."""
-        return np.uint64(self._items[row])
-
-    def __len__(self) -> int:
-        """Rows ever added."""
-        return len(self._slot)
-
-    def read(self, row: int, shards: Sequence[Shard]) -> tuple[bytes, bytes]:
-        """Slot and side record of a row as they were when it was added."""
-        try:
-            now = shards[self._shard[row]].slot(self.kind, self._slot[row])
-        except IndexError:  # the slot itself was cut off
-            now = b"", b""
-        return self.former.get(row, now)
+from hashweir.model import FORMS, Batch, Entry, Form, Kind, Set
+from hashweir.ports import Accept, Found, Hits, Standing
+from hashweir.shards.layout import SIDE_BYTES, SLOT_FORMS, unpack
+from hashweir.shards.records import Octets
+from hashweir.shards.table import Table
+from hashweir.shards.tables import ACTIVE, TableKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +26,8 @@ class Content:
     """What a view holds, apart from how far it may be trusted. Replaced as a whole, never edited."""
 
     version: int
-    rows: Mapping[TableKey, int]
+    tables: Mapping[TableKey, tuple[Table, int]]
+    """Each table, and how many of its rows there were."""
     sets: Mapping[str, Set]
     names: Mapping[int, str]
     """Set names by number."""
@@ -101,31 +37,29 @@ class Content:
     """Digest of every shard's and the sets' position, and of all withdrawals kept against the store."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """The growing parts that all views share."""
-
-    tables: Mapping[TableKey, Table]
-    shards: Sequence[Shard]
-    batches: Mapping[str, Batch | None]
-
-
 class KnownView:
     """One consistent state of everything known (`ports.View`). Any thread may search it."""
 
-    __slots__ = ("__weakref__", "_content", "_sources", "as_of_ms", "position", "rewound", "sets", "standing")
+    __slots__ = ("__weakref__", "_batches", "_content", "as_of_ms", "position", "rewound", "sets", "standing")
 
     def __init__(
-        self, content: Content, sources: Sources, position: str, as_of_ms: int, standing: Standing, rewound: bool
+        self,
+        content: Content,
+        batches: Mapping[str, Batch | None],
+        position: str,
+        as_of_ms: int,
+        standing: Standing,
+        rewound: bool,
     ) -> None:
-        """`rewound` says why a view is `degraded`: the store lost part of its history and nobody has ruled on it."""
+        """`batches` may grow, for an id always stands for the same record. `rewound` says why a view is `degraded`:
+        the store lost part of its history and nobody has ruled on it."""
         self.position = position
         self.as_of_ms = as_of_ms
         self.standing: Standing = standing
         self.rewound = rewound
         self.sets: Mapping[str, Set] = content.sets
         self._content = content
-        self._sources = sources
+        self._batches = batches
 
     @property
     def content(self) -> Content:
@@ -145,52 +79,80 @@ class KnownView:
         Of several values equally near to an entry, the first counts. An entry whose set is not known at this view's
         policy position is passed over: nothing could be said of it.
         """
-        rows = self._content.rows.get((kind, form), 0)
-        if not rows or not values:
+        table, rows = self._content.tables.get((kind, FORMS.index(form)), (None, 0))
+        if table is None or not values:
             return []
-        table, version = self._sources.tables[kind, form], self._content.version
-        fields = SLOT_FORMS[kind]
-        near: list[tuple[int, bytes, int, bytes, bytes]] = []
-        for query, row, distance in table.index.search(b"".join(values), radius).tuples():
-            if row < rows and table.gone.get(row, _NEVER) > version:
-                image, side = table.read(row, self._sources.shards)
-                near.append((distance, image[fields.entry : fields.entry + 16], query, image, side))
-        near.sort()
+        hits = self._counted(table, rows, table.index.search(b"".join(values), radius))
+        if not hits.row.size:
+            return []
+        near = _Near(table, FORMS.index(form), hits)
         found: list[Found] = []
         taken: set[bytes] = set()
-        for distance, _, query, image, side in near:
-            key = item_and_set(fields, image)
-            if key in taken or set_number(fields, image) not in self._content.names:
+        for at, query, distance in near.order():
+            group = near.groups[at]
+            if group in taken or int.from_bytes(group[8:], "big") not in self._content.names:
                 continue
-            entry: Entry = unpack(kind, image, side, self._content.names)
+            entry = near.entry(at, self._content.names)
             if accept is None or accept(query, entry, distance):
-                taken.add(key)
+                taken.add(group)
                 found.append(Found(query=query, entry=entry, distance=distance))
         return found
 
+    def _counted(self, table: Table, rows: int, hits: Hits) -> Hits:
+        """Those hits that this view counts."""
+        counted = hits.row < rows
+        if not counted.all():
+            hits, counted = Hits(*(column[counted] for column in hits)), counted[counted]
+        if table.gone:
+            counted = table.counted(hits.row, self._content.version)
+        return hits if counted.all() else Hits(*(column[counted] for column in hits))
+
     def count_entries(self, kind: Kind, form: Form, items: Sequence[str]) -> list[int]:
         """How many active entries of this kind and form each item has."""
-        rows = self._content.rows.get((kind, form), 0)
-        if not rows or not items:
+        table, rows = self._content.tables.get((kind, FORMS.index(form)), (None, 0))
+        if table is None or not items:
             return [0] * len(items)
-        table, version = self._sources.tables[kind, form], self._content.version
         wanted = np.frombuffer(bytes.fromhex("".join(items)), np.uint64)
-        counts = dict.fromkeys(wanted.tolist(), 0)
-        for row in table.rows_of(np.unique(wanted), rows).tolist():
-            if table.gone.get(row, _NEVER) > version:
-                counts[int(table.item(row))] += 1
+        found = table.rows_of(np.unique(wanted), rows)
+        found = found[table.counted(found, self._content.version)]
+        counts = Counter(table.items(found).tolist())
         return [counts[one] for one in wanted.tolist()]
 
     def batch(self, batch_id: str) -> Batch | None:
         """The provenance record of an entry's batch; None where the store has none."""
-        return self._sources.batches.get(batch_id)
+        return self._batches.get(batch_id)
 
 
-def set_number(fields: SlotForm, image: bytes) -> int:
-    """The number of the set that a slot's entry belongs to."""
-    return int.from_bytes(image[fields.set : fields.set + fields.set_bytes], "big")
+class _Near:
+    """The rows of hits, each once, in numpy; an entry is put together only when it is asked for."""
 
+    def __init__(self, table: Table, form: int, hits: Hits) -> None:
+        """Reads the records of all rows, and nothing of their values."""
+        self._table, self._form, self._hits = table, form, hits
+        self._rows, self._which = np.unique(hits.row, return_inverse=True)
+        self._records = table.records.take(self._rows)
+        self._entries: dict[int, Entry] = {}
+        self._fields, self._behind = SLOT_FORMS[table.kind], table.width
+        size = 8 + self._fields.set_bytes
+        self.groups: list[bytes] = self._columns(self._fields.item, size).view(f"V{size}").ravel().tolist()
+        """Per row what makes two entries one hit: item and set, which lie side by side in every slot form."""
 
-def item_and_set(fields: SlotForm, image: bytes) -> bytes:
-    """What makes two entries one hit: item and set, which lie side by side in every slot form."""
-    return image[fields.item : fields.set + fields.set_bytes]
+    def order(self) -> Iterator[tuple[int, int, int]]:
+        """The row's place, query and distance of all hits: by distance, then entry id, then query."""
+        query, _, distance = self._hits
+        high, low = self._columns(self._fields.entry, 16).view(">u8").astype(np.uint64).T
+        order = np.lexsort((query, low[self._which], high[self._which], distance))
+        return zip(self._which[order].tolist(), query[order].tolist(), distance[order].tolist(), strict=True)
+
+    def entry(self, at: int, names: Mapping[int, str]) -> Entry:
+        """The entry of a row."""
+        if (entry := self._entries.get(at)) is None:
+            rest, side = self._records[at, :-SIDE_BYTES], self._records[at, -SIDE_BYTES:]
+            image = bytearray(self._table.index.values(self._rows[at : at + 1]).tobytes() + rest.tobytes())
+            # All rows that a view counts are so. Damaged bytes, until they are mended, must not end a search.
+            image[self._fields.state], image[self._fields.flags] = ACTIVE, self._form
+            entry = self._entries[at] = unpack(self._table.kind, bytes(image), side.tobytes(), names)
+        return entry
+
+    def _columns(self, start: int, size: int) -> Octets:
+        return np.ascontiguousarray(self._records[:, start - self._behind : start - self._behind + size])

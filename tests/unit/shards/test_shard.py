@@ -9,8 +9,11 @@ from msgspec.structs import replace
 
 from hashweir.model import Kind
 from hashweir.ports import Chunk, Head, Position, SlotChange
+from hashweir.shards._sums import chunk_sum
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS, slot_sum
-from hashweir.shards.shard import Gap, Shard, chunk_sum
+from hashweir.shards.shard import Gap, Shard
+from hashweir.shards.tables import Tables
+from tests.contract.following import flip
 
 EPOCH = 7
 
@@ -30,7 +33,7 @@ def change(seq: int, kind: Kind, slot: int, mark: int, epoch: int = EPOCH) -> Sl
 
 def started() -> Shard:
     """An empty shard of a store's epoch."""
-    shard = Shard(0)
+    shard = Shard(0, Tables())
     shard.rebase(Position(epoch=EPOCH, seq=0))
     return shard
 
@@ -160,5 +163,44 @@ def test_memory_that_changed_by_itself_is_seen() -> None:
     """The sum kept for a chunk is that of its bytes."""
     shard = filled(3)
     assert shard.intact("pdq", 0)
-    shard._runs["pdq"][0].slots[70] ^= 1
+    flip(shard, "pdq", 1, 40)
     assert not shard.intact("pdq", 0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["pdq", "md5"]), st.integers(0, 2**30), st.booleans()), max_size=40))
+def test_many_changes_at_once_are_as_one_by_one(script: list[tuple[Kind, int, bool]]) -> None:
+    """`extend` takes what `apply` would take, to the same bytes and sums, or nothing."""
+    one_by_one, together, changes = started(), started(), list[SlotChange]()
+    used: dict[Kind, int] = {"pdq": 0, "md5": 0}
+    for seq, (kind, mark, new) in enumerate(script, 1):
+        slot = used[kind] if new or not used[kind] else mark % used[kind]
+        used[kind] = max(used[kind], slot + 1)
+        changes.append(change(seq, kind, slot, mark))
+    for one in changes:
+        one_by_one.apply(one)
+    rest = changes
+    while rest:
+        if not (taken := together.extend(rest)):
+            together.apply(rest[0])
+        rest = rest[taken or 1 :]
+    assert (together.position, together.total, together.counts()) == (
+        one_by_one.position,
+        one_by_one.total,
+        one_by_one.counts(),
+    )
+    for kind in used:
+        assert together.chunk(kind, 0) == one_by_one.chunk(kind, 0)
+        assert together.sums(kind) == one_by_one.sums(kind)
+        assert not together.count(kind) or together.intact(kind, 0)
+
+
+def test_extending_goes_over_chunk_edges_and_stops_at_what_does_not_follow() -> None:
+    """A run of adds crosses into the next chunk; another sequence, kind or slot ends it."""
+    shard = filled(CHUNK_SLOTS - 2)
+    seq = CHUNK_SLOTS - 1
+    run = [change(seq + n, "pdq", seq - 1 + n, n) for n in range(5)]
+    assert shard.extend([*run, change(seq + 6, "pdq", seq + 4, 9)]) == 5
+    assert [shard.intact("pdq", n) for n in (0, 1)] == [True, True]
+    assert shard.count("pdq") == CHUNK_SLOTS + 3
+    for wrong in (change(seq + 6, "pdq", seq + 4, 9), change(seq + 5, "pdq", 3, 9), change(seq + 5, "md5", 0, 9)):
+        assert shard.extend([wrong, replace(wrong, position=Position(epoch=EPOCH, seq=wrong.position.seq + 1))]) == 0

@@ -1,0 +1,110 @@
+"""One table per kind and form over all shards: an index, and what each of its rows says. A row never changes.
+
+A row is a slot as it was at one time: its value is in the index, the rest of the slot and its side record are in
+`records`. Every slot has a row, whatever its state; a slot that changes gets a new row. So whoever holds a row number
+and the table reads the same bytes for ever, whatever is applied meanwhile and in whatever thread.
+
+Rows that no slot has any more are garbage. A table with too much of it is replaced by one without; views that began
+with the old one keep it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hashweir.hashing import HASHERS
+from hashweir.index import INDEXES
+from hashweir.model import Kind
+from hashweir.ports import Index
+from hashweir.shards.layout import SIDE_BYTES, SLOT_BYTES, SLOT_FORMS
+from hashweir.shards.records import Octets, Records
+
+Rows = NDArray[np.int64]
+Items = NDArray[np.uint64]
+"""The 8 bytes of items, as numbers of this machine."""
+_NEVER = 2**63 - 1
+
+
+class Table:
+    """Values, slots and side records by row. One thread changes it; others read rows that they were told of."""
+
+    def __init__(self, kind: Kind) -> None:
+        """An empty table."""
+        self.kind: Kind = kind
+        self.width = HASHERS[kind].width
+        """Bytes of a value: the first ones of a slot."""
+        self.index: Index = INDEXES[kind]()
+        self.records = Records(SLOT_BYTES - self.width + SIDE_BYTES)
+        """Per row the slot behind its value, then the side record."""
+        self.gone: dict[int, int] = {}
+        """Rows on their way out that some view may still count: the first version without them."""
+        self.garbage = 0
+        """Rows that no slot has any more."""
+        self._hidden: Octets = np.zeros(0, np.uint8)
+        item = SLOT_FORMS[kind].item - self.width
+        self._item = item, item + 8
+
+    def __len__(self) -> int:
+        """Rows ever added."""
+        return len(self.records)
+
+    def add(self, images: Octets, sides: Octets, visible: NDArray[np.bool_]) -> int:
+        """Append slots (n, 64) and their side records (n, 40); the first new row. A search finds the visible ones."""
+        # The index last: a search may return rows as soon as it has them.
+        first, rows = len(self), len(self) + len(images)
+        if rows > len(self._hidden):
+            grown: Octets = np.zeros(max(1024, rows, len(self._hidden) * 9 // 8), np.uint8)
+            grown[:first] = self._hidden[:first]
+            self._hidden = grown
+        self._hidden[first:rows] = ~visible
+        self.records.append(np.hstack([images[:, self.width :], sides]))
+        self.index.add(images[:, : self.width].tobytes())
+        for row in (first + np.nonzero(~visible)[0]).tolist():
+            self.index.withdraw(row)
+        return first
+
+    def retire(self, row: int, version: int) -> bool:
+        """A slot leaves this row, from this version on. Whether a search could find it until now."""
+        self.garbage += 1
+        if self._hidden[row]:
+            return False
+        self.gone[row] = version
+        return True
+
+    def withdraw(self, row: int) -> None:
+        """Take a row that no view counts out of the index."""
+        self._hidden[row] = 1
+        self.index.withdraw(row)
+
+    def hidden(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which of these rows no search finds: not active, kept withdrawn, or withdrawn since."""
+        found: NDArray[np.bool_] = self._hidden[rows] != 0
+        return found
+
+    def counted(self, rows: Rows, version: int) -> NDArray[np.bool_]:
+        """Which of these rows, found or not hidden, a view of this version counts."""
+        if not self.gone:
+            return np.ones(len(rows), np.bool_)
+        gone = self.gone
+        return np.array([gone.get(row, _NEVER) > version for row in rows.tolist()], np.bool_)
+
+    def rows_of(self, items: Items, rows: int) -> Rows:
+        """Rows below `rows` of one of these items that are not hidden. Reads all: 20 ms a million."""
+        found = [np.zeros(0, np.int64)]
+        for first, column in self.records.columns(*self._item, rows):
+            some = first + np.nonzero(np.isin(column.view(np.uint64).ravel(), items))[0]
+            found.append(some[~self.hidden(some)])
+        return np.concatenate(found)
+
+    def items(self, rows: Rows) -> Items:
+        """The items of rows."""
+        return np.ascontiguousarray(self.records.take(rows)[:, slice(*self._item)]).view(np.uint64).ravel()
+
+    def take(self, rows: Rows) -> tuple[Octets, Octets]:
+        """Slots (n, 64) and side records (n, 40) of rows."""
+        records, rest = self.records.take(rows), SLOT_BYTES - self.width
+        images = np.empty((len(rows), SLOT_BYTES), np.uint8)
+        images[:, : self.width] = self.index.values(rows)
+        images[:, self.width :] = records[:, :rest]
+        return images, np.ascontiguousarray(records[:, rest:])
