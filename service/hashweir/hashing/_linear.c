@@ -2,9 +2,8 @@
  * PDQ's linear map: a banded matrix times a picture, another one times the result transposed, the cosine transform of
  * that, and what is read off its 16 x 16 coefficients.
  *
- * `down` weighs each strip of rows with two rows of weights while its bytes become floats, in tiles of columns that
- * stay in the first cache, and turns only what comes out into luma. It writes its result transposed, so that the
- * second product again finds whole rows to weigh. Sums are of single precision, in any order: what hangs on the last
+ * `down` turns pixels into luma and weighs each strip of rows with two rows of weights, in tiles of columns. It writes
+ * its result transposed, so that the second product again finds whole rows to weigh. Sums are of single precision, in any order: what hangs on the last
  * digits is decided elsewhere (_reference.c).
  *
  * Long because the second product, the transform and what is read off them are one job on the same small arrays.
@@ -15,14 +14,19 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
 
 enum {
     BANDS = 64,
     WIDE = 2 * BANDS,
     WAVES = 16,
     BITS = WAVES * WAVES,
-    TILE = 3072,         /* columns of bytes at a time, a multiple of 3. Measured: 1536 is as good, 768 is not */
-    ROW = TILE / 3 + 16, /* no power of two: else all rows of a column would compete for the same lines of cache */
+    TILE = 1024,     /* columns at a time */
+    ROW = TILE + 16, /* no power of two: else all rows of a column would compete for the same lines of cache */
+    BLOCK = 8,
+    RED = 299, GREEN = 587, BLUE = 114, /* ITU-R BT.601, times 1000 */
 };
 
 typedef struct {
@@ -35,7 +39,6 @@ typedef struct {
     Py_ssize_t rows, columns;
     int channels; /* 3: columns are R, G, B in turn, and become luma; 1: they are luma */
     Bands bands;
-    const float *luma; /* three weights */
     float (*mixed)[ROW]; /* room for a tile's result before it is transposed: 2 x 64 rows */
     float *out;          /* columns / channels x 2 x 64 */
 } Down;
@@ -53,15 +56,26 @@ typedef struct {
 #define INLINE static inline __attribute__((always_inline))
 #define MUL_ADD(a, b, c) (fused ? __builtin_fmaf(a, b, c) : (a) * (b) + (c))
 
-INLINE void add_rows(const uint8_t *restrict row, Py_ssize_t stride, int rows, const float *one, const float *other,
-                     Py_ssize_t n, float *restrict first, float *restrict second, const int fused)
+typedef void LumaRow(const uint8_t *row, int channels, Py_ssize_t n, float *out);
+
+/* A thousand times the luma of n pixels; of bytes that are luma already, the bytes. Exact: whole numbers below 2^24. */
+static void luma_plain(const uint8_t *restrict row, int channels, Py_ssize_t n, float *restrict out)
+{
+    if (channels == 1)
+        for (Py_ssize_t x = 0; x < n; x++) out[x] = row[x];
+    else
+        for (Py_ssize_t x = 0; x < n; x++)
+            out[x] = (float)(RED * row[3 * x] + GREEN * row[3 * x + 1] + BLUE * row[3 * x + 2]);
+}
+
+INLINE void add_rows(float (*luma)[ROW], int rows, const float *one, const float *other, Py_ssize_t n,
+                     float *restrict first, float *restrict second, const int fused)
 {
     if (rows == 4) {
         const float a0 = one[0], a1 = one[1], a2 = one[2], a3 = one[3];
         const float b0 = other[0], b1 = other[1], b2 = other[2], b3 = other[3];
-        const uint8_t *r1 = row + stride, *r2 = r1 + stride, *r3 = r2 + stride;
         for (Py_ssize_t x = 0; x < n; x++) {
-            float l0 = row[x], l1 = r1[x], l2 = r2[x], l3 = r3[x];
+            float l0 = luma[0][x], l1 = luma[1][x], l2 = luma[2][x], l3 = luma[3][x];
             first[x] = MUL_ADD(a0, l0, MUL_ADD(a1, l1, MUL_ADD(a2, l2, MUL_ADD(a3, l3, first[x]))));
             second[x] = MUL_ADD(b0, l0, MUL_ADD(b1, l1, MUL_ADD(b2, l2, MUL_ADD(b3, l3, second[x]))));
         }
@@ -69,41 +83,39 @@ INLINE void add_rows(const uint8_t *restrict row, Py_ssize_t stride, int rows, c
     }
     for (int r = 0; r < rows; r++)
         for (Py_ssize_t x = 0; x < n; x++) {
-            float level = row[r * stride + x];
-            first[x] = MUL_ADD(one[r], level, first[x]);
-            second[x] = MUL_ADD(other[r], level, second[x]);
+            first[x] = MUL_ADD(one[r], luma[r][x], first[x]);
+            second[x] = MUL_ADD(other[r], luma[r][x], second[x]);
         }
 }
 
-INLINE void down_by(const Down *of, const int fused)
+INLINE void down_by(const Down *of, LumaRow *luma_row, const int fused)
 {
-    float sums[2][TILE], (*mixed)[ROW] = of->mixed;
-    const float red = of->luma[0], green = of->luma[1], blue = of->luma[2];
-    const Py_ssize_t tile = of->channels == 3 ? TILE : TILE / 3;
-    for (Py_ssize_t left = 0; left < of->columns; left += tile) {
-        Py_ssize_t n = of->columns - left < tile ? of->columns - left : tile, made = n / of->channels;
+    float luma[4][ROW], (*mixed)[ROW] = of->mixed;
+    const Py_ssize_t columns = of->columns / of->channels;
+    for (Py_ssize_t left = 0; left < columns; left += TILE) {
+        Py_ssize_t n = columns - left < TILE ? columns - left : TILE;
         const float *weights = of->bands.weights;
         for (int k = 0; k < BANDS; k++) {
             Py_ssize_t row = of->bands.edges[2 * k], rows = of->bands.edges[2 * k + 1] - row;
-            memset(sums[0], 0, sizeof(float) * n);
-            memset(sums[1], 0, sizeof(float) * n);
-            for (Py_ssize_t r = 0; r < rows; r += 4)
-                add_rows(of->levels + (row + r) * of->columns + left, of->columns, rows - r < 4 ? (int)(rows - r) : 4,
-                         weights + r, weights + rows + r, n, sums[0], sums[1], fused);
-            weights += 2 * rows;
-            for (int side = 0; side < 2; side++) {
-                const float *restrict sum = sums[side];
-                float *restrict into = mixed[side * BANDS + k];
-                if (of->channels == 1) memcpy(into, sum, sizeof(float) * n);
-                else
-                    for (Py_ssize_t x = 0; x < made; x++)
-                        into[x] = red * sum[3 * x] + green * sum[3 * x + 1] + blue * sum[3 * x + 2];
+            float *first = mixed[k], *second = mixed[BANDS + k];
+            memset(first, 0, sizeof(float) * n);
+            memset(second, 0, sizeof(float) * n);
+            for (Py_ssize_t r = 0; r < rows; r += 4) {
+                int some = rows - r < 4 ? (int)(rows - r) : 4;
+                for (int i = 0; i < some; i++)
+                    luma_row(of->levels + (row + r + i) * of->columns + left * of->channels, of->channels, n, luma[i]);
+                add_rows(luma, some, weights + r, weights + rows + r, n, first, second, fused);
             }
+            weights += 2 * rows;
         }
-        for (Py_ssize_t x = 0; x < made; x++) {
-            float *restrict out = of->out + (left / of->channels + x) * WIDE;
-            for (int k = 0; k < WIDE; k++) out[k] = mixed[k][x];
-        }
+        const float scale = of->channels == 3 ? 1.0f / (RED + GREEN + BLUE) : 1.0f;
+        /* Transposed block by block: else every number would come from another page. */
+        for (Py_ssize_t x = 0; x < n; x += BLOCK)
+            for (int k = 0; k < WIDE; k += BLOCK)
+                for (Py_ssize_t i = x; i < n && i < x + BLOCK; i++) {
+                    float *restrict out = of->out + (left + i) * WIDE;
+                    for (int j = k; j < k + BLOCK; j++) out[j] = mixed[j][i] * scale;
+                }
     }
 }
 
@@ -138,9 +150,13 @@ INLINE void transform_by(Across *of, int view, const float *restrict turned, con
     float *restrict out = of->found[view / 2][view % 2];
     const float *samples = &of->views[0][view / 2][view % 2][0];
     float half[WAVES * BANDS] = {0};
-    for (int j = 0; j < BANDS; j++)
-        for (int i = 0; i < WAVES; i++)
-            add(of->waves[i * BANDS + j], samples + j * 4 * BANDS, half + i * BANDS, BANDS, fused);
+    /* Waves of even number are the same from either end, those of odd number upside down: half of the products do. */
+    for (int j = 0; j < BANDS / 2; j++) {
+        const float *one = samples + j * 4 * BANDS, *other = samples + (BANDS - 1 - j) * 4 * BANDS;
+        float folded[2][BANDS];
+        for (int k = 0; k < BANDS; k++) folded[0][k] = one[k] - other[k], folded[1][k] = one[k] + other[k];
+        for (int i = 0; i < WAVES; i++) add(of->waves[i * BANDS + j], folded[i % 2], half + i * BANDS, BANDS, fused);
+    }
     memset(out, 0, sizeof(float) * BITS);
     for (int i = 0; i < WAVES; i++)
         for (int k = 0; k < BANDS; k++) add(half[i * BANDS + k], turned + k * WAVES, out + i * WAVES, WAVES, fused);
@@ -158,11 +174,33 @@ INLINE void across_by(Across *of, const int fused)
     for (int view = 0; view < (of->samples ? 1 : 4); view++) transform_by(of, view, turned, fused);
 }
 
-static void down_portable(const Down *of) { down_by(of, 0); }
+static void down_portable(const Down *of) { down_by(of, luma_plain, 0); }
 static void across_portable(Across *of) { across_by(of, 0); }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-__attribute__((target("avx2,fma"))) static void down_avx2(const Down *of) { down_by(of, 1); }
+/* Eight pixels at a time: red and green side by side, and blue, as numbers of 16 bits; then their weighted sums. */
+__attribute__((target("avx2"))) static void luma_avx2(const uint8_t *row, int channels, Py_ssize_t n, float *out)
+{
+    Py_ssize_t x = 0;
+    if (channels == 3) {
+        const __m256i pairs = _mm256_broadcastsi128_si256(
+            _mm_setr_epi8(0, -1, 1, -1, 3, -1, 4, -1, 6, -1, 7, -1, 9, -1, 10, -1));
+        const __m256i rest = _mm256_broadcastsi128_si256(
+            _mm_setr_epi8(2, -1, -1, -1, 5, -1, -1, -1, 8, -1, -1, -1, 11, -1, -1, -1));
+        const __m256i of_pairs = _mm256_set1_epi32(GREEN << 16 | RED), of_rest = _mm256_set1_epi32(BLUE);
+        for (; 3 * x + 28 <= 3 * n; x += 8) { /* sixteen bytes are read for four pixels, that is four too many */
+            __m128i low = _mm_loadu_si128((const __m128i *)(row + 3 * x));
+            __m128i high = _mm_loadu_si128((const __m128i *)(row + 3 * x + 12));
+            __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+            __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(_mm256_shuffle_epi8(both, pairs), of_pairs),
+                                           _mm256_madd_epi16(_mm256_shuffle_epi8(both, rest), of_rest));
+            _mm256_storeu_ps(out + x, _mm256_cvtepi32_ps(sum));
+        }
+    }
+    luma_plain(row + channels * x, channels, n - x, out + x);
+}
+
+__attribute__((target("avx2,fma"))) static void down_avx2(const Down *of) { down_by(of, luma_avx2, 1); }
 __attribute__((target("avx2,fma"))) static void across_avx2(Across *of) { across_by(of, 1); }
 #define QUICK() (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
 #else
@@ -249,14 +287,13 @@ static PyObject *answer(int fits)
 
 static PyObject *down(PyObject *module, PyObject *args)
 {
-    Py_buffer levels, edges, weights, luma, out;
+    Py_buffer levels, edges, weights, out;
     Down of;
     int plain = 0;
-    if (!PyArg_ParseTuple(args, "y*niy*y*y*w*|p:down", &levels, &of.rows, &of.channels, &edges, &weights, &luma, &out,
-                          &plain))
+    if (!PyArg_ParseTuple(args, "y*niy*y*w*|p:down", &levels, &of.rows, &of.channels, &edges, &weights, &out, &plain))
         return NULL;
     int fits = of.rows > 0 && (of.channels == 1 || of.channels == 3) && levels.len % (of.rows * of.channels) == 0 &&
-               luma.len == 3 * sizeof(float) && bands_of(&of.bands, &edges, &weights, of.rows);
+               bands_of(&of.bands, &edges, &weights, of.rows);
     if (fits) {
         of.columns = levels.len / of.rows;
         fits = out.len % (WIDE * sizeof(float)) == 0 &&
@@ -264,7 +301,7 @@ static PyObject *down(PyObject *module, PyObject *args)
     }
     if (fits) of.mixed = malloc(sizeof(float) * WIDE * ROW);
     if (fits && of.mixed) {
-        of.levels = levels.buf, of.luma = luma.buf, of.out = out.buf;
+        of.levels = levels.buf, of.out = out.buf;
         Py_BEGIN_ALLOW_THREADS
         if (QUICK() && !plain) down_avx2(&of);
         else down_portable(&of);
@@ -273,7 +310,6 @@ static PyObject *down(PyObject *module, PyObject *args)
     PyBuffer_Release(&levels);
     PyBuffer_Release(&edges);
     PyBuffer_Release(&weights);
-    PyBuffer_Release(&luma);
     PyBuffer_Release(&out);
     if (fits && !of.mixed) return PyErr_NoMemory();
     if (fits) free(of.mixed);

@@ -10,16 +10,15 @@ def down(
     channels: int,
     edges: Edges,
     weights: Floats,
-    luma: Floats,
     out: Floats,
     plain: bool = False,
 ) -> None:
     """Sum up 64 strips of a picture's rows, each with two rows of weights, into `out`: width x 2 x 64, luma.
 
-    `levels` is rows x width x channels; of three channels, `luma` has the weights, and one is luma already. `edges` is
-    64 x 2: a strip's first row and the one after its last. `weights` are, strip by strip, 2 x its rows. All are
-    C-contiguous. `plain` forgoes instructions that not every processor has. Works without the GIL. Raises ValueError
-    and BufferError where sizes don't fit each other, MemoryError; types are not looked at.
+    `levels` is rows x width x channels; three channels are R, G, B, and one is luma already. `edges` is 64 x 2: a
+    strip's first row and the one after its last. `weights` are, strip by strip, 2 x its rows. All are C-contiguous.
+    `plain` forgoes instructions that not every processor has. Works without the GIL. Raises ValueError and BufferError
+    where sizes don't fit each other, MemoryError; types are not looked at.
     """
 
 def across(

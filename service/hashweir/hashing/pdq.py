@@ -36,8 +36,6 @@ Floats = npt.NDArray[np.float32]
 
 RECIPE: Final = "pdq/canonical/1"
 """RGB-correct pixels, full size, no EXIF rotation, alpha dropped, first frame."""
-LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
-"""ITU-R BT.601, as in JPEG. Rounding luma to whole levels would flip bits in one picture of eight."""
 TIE: Final = 0.003
 """Gap of the 128th and 129th coefficient below which the reference decides: twice the farthest that it was seen to
 move two coefficients beside the median towards each other (0.0015)."""
@@ -248,7 +246,7 @@ def _along_height(levels: Pixels, bands: Bands) -> Floats:
     """
     rows, columns = levels.shape[:2]
     strips = np.empty((columns, 2, 64), np.float32)
-    _linear.down(levels, rows, levels.size // (rows * columns), *bands, LUMA, strips)
+    _linear.down(levels, rows, levels.size // (rows * columns), *bands, strips)
     return strips
 
 

@@ -12,7 +12,7 @@ from hashweir.hashing import _linear
 from hashweir.hashing.pdq import DCT
 
 Floats = npt.NDArray[np.float32]
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def bands(chance: np.random.Generator, rows: int) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
@@ -40,8 +40,8 @@ def test_products(rows: int, width: int, channels: int, seed: int, plain: bool) 
     levels = chance.integers(0, 256, (rows, width, channels), np.uint8)
     edges, weights, matrix = bands(chance, rows)
     strips = np.full((width, 2, 64), np.nan, np.float32)
-    _linear.down(levels, rows, channels, edges, weights, LUMA, strips, plain)
-    luma = levels @ LUMA.astype(np.float64) if channels == 3 else levels[:, :, 0].astype(np.float64)
+    _linear.down(levels, rows, channels, edges, weights, strips, plain)
+    luma = levels @ LUMA if channels == 3 else levels[:, :, 0].astype(np.float64)
     assert np.allclose(strips, np.einsum("ksr,rx->xsk", matrix, luma), rtol=1e-5, atol=1e-4)
 
     edges, weights, matrix = bands(chance, width)
@@ -113,21 +113,20 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     before[0] -= 9
     crossed[5] = 5, 4
     strips = np.empty((10, 2, 64), np.float32)
-    for rows, channels, some, of, luma, out in [
-        (9, 3, beyond, weights, LUMA, strips),
-        (9, 3, before, weights, LUMA, strips),
-        (9, 3, crossed, weights, LUMA, strips),
-        (9, 3, edges[1:], weights, LUMA, strips),
-        (9, 3, edges, weights[1:], LUMA, strips),
-        (9, 3, edges, weights, LUMA[:2], strips),
-        (9, 3, edges, weights, LUMA, strips[1:]),
-        (9, 2, edges, weights, LUMA, strips),
-        (7, 3, edges, weights, LUMA, strips),
-        (0, 3, edges, weights, LUMA, strips),
-        (-9, 3, edges, weights, LUMA, strips),
+    for rows, channels, some, of, out in [
+        (9, 3, beyond, weights, strips),
+        (9, 3, before, weights, strips),
+        (9, 3, crossed, weights, strips),
+        (9, 3, edges[1:], weights, strips),
+        (9, 3, edges, weights[1:], strips),
+        (9, 3, edges, weights, strips[1:]),
+        (9, 2, edges, weights, strips),
+        (7, 3, edges, weights, strips),
+        (0, 3, edges, weights, strips),
+        (-9, 3, edges, weights, strips),
     ]:
         with pytest.raises(ValueError, match="fit"):
-            _linear.down(levels, rows, channels, some, of, luma, out)
+            _linear.down(levels, rows, channels, some, of, out)
     edges, weights, _ = bands(chance, 10)
     samples = np.empty((64, 64), np.float32)
     for strip, of, waves, out in [
