@@ -280,9 +280,13 @@ class Follower:
             self.ready.set()
 
     async def _tell(self) -> None:
-        """Tell what is visible by now."""
+        """Tell what is visible by now, and let go of what no longer is."""
         applied = self._chunks.take_applied()
         for first in range(0, len(applied), AT_ONCE):
             for change in applied[first : first + AT_ONCE]:
                 self._on_change(change)
+            await asyncio.sleep(0)
+        more = True
+        while more:
+            more = self.known.sweep()
             await asyncio.sleep(0)
