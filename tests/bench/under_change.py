@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 
 from hashweir.adapters.redis import RedisStore
-from hashweir.adapters.redis_link import Access
+from hashweir.adapters.redis_link import Access, Link
 from hashweir.errors import Unreachable
 from hashweir.ports import PackedPart, SlotChange, View
 from hashweir.sets import commands
@@ -444,7 +444,11 @@ async def main(entries: int, rate: float, import_rate: float) -> int:
     """Both lives, over one store."""
     servers._START_SECONDS = 120.0
     with servers.ValkeyServer(append_only=True, settings=["--auto-aof-rewrite-percentage", "0"]) as server:
+        link = Link(Access(url=server.url))
+        await link.exchange(("CONFIG", "SET", "appendfsync", "no"))
         await fill(server.url, entries, named=False)
+        await link.exchange(("CONFIG", "SET", "appendfsync", "always"))
+        await link.close()
         store = RedisStore(Access(url=server.url, connect_s=120.0), PREFIX)
         await store.open()
         await first_life(server, store, rate)
