@@ -11,7 +11,6 @@ import struct
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +264,14 @@ class RedisStore:
         found: list[SlotChange] = []
         for key, records in answer or ():
             shard = streams[key]
-            changes = (one for id_, fields in records for one in read_record(shard, id_, fields, after[shard]))
-            found += islice(changes, most)
+            left = most
+            for id_, fields in records:
+                changes = read_record(shard, id_, fields, after[shard])[:left]
+                found += changes
+                left -= len(changes)
+                if not left:
+                    break
+                await asyncio.sleep(0)  # a busy import's records take a while: let others on the loop have their turn
         return found
 
     async def find(self, shard: int, entry_ids: Sequence[str]) -> dict[str, tuple[Kind, int]]:

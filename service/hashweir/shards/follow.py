@@ -26,6 +26,8 @@ from hashweir.shards.trust import Alarms, Followed, OnAlarm, ShardStats
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _TEND_S = 0.1
+AT_ONCE = 256
+"""Changes that are applied, or told, before others on the loop have their turn: a millisecond."""
 
 OnChange = Callable[[SlotChange], None]
 
@@ -134,7 +136,7 @@ class Follower:
         wait_s = 0.0 if urgent else min([self._ask_s, *(0.05 for one in self._followed if one.reread)])
         changes = await self._read(wait_s)
         self._partial = True
-        self._take(changes, behind)
+        await self._take(changes, behind)
         if any(one.doubt for one in self._followed):
             self._publish()  # before anything that may take long: from here on nobody may use it
         await self._fill()
@@ -149,6 +151,7 @@ class Follower:
         self.trouble = None
         self._partial = False
         self._publish()
+        await self._tell()
 
     async def _open(self) -> None:
         await self._store.open()
@@ -175,8 +178,11 @@ class Follower:
             self._publish()
             raise
 
-    def _take(self, changes: Sequence[SlotChange], behind: Sequence[Followed]) -> None:
-        """Apply what was read. A shard whose head promised more, and that gave nothing, lost what it promised."""
+    async def _take(self, changes: Sequence[SlotChange], behind: Sequence[Followed]) -> None:
+        """Apply what was read. A shard whose head promised more, and that gave nothing, lost what it promised.
+
+        In small steps: whoever shares the loop has a turn in between, and sees nothing of what is half done.
+        """
         given = {change.shard for change in changes}
         for one in behind:
             if one.shard.number not in given:
@@ -185,9 +191,10 @@ class Follower:
             one, own = self._followed[number], [change for change in changes if change.shard == number]
             try:
                 while own and not one.reread:
-                    taken = one.take(own)
+                    taken = one.take(own[:AT_ONCE])
                     self._chunks.applied += own[:taken]
                     own = own[taken:]
+                    await asyncio.sleep(0)
             except Gap:
                 one.distrust("gap")
 
@@ -269,9 +276,17 @@ class Follower:
                 as_of_ms=min((one.as_of_ms for one in self._followed), default=0),
             )
         )
-        if self._partial:
-            return
-        for change in self._chunks.take_applied():
-            self._on_change(change)
-        if loaded and not doubtful:
+        if loaded and not doubtful and not self._partial:
             self.ready.set()
+
+    async def _tell(self) -> None:
+        """Tell what is visible by now, and let go of what no longer is."""
+        applied = self._chunks.take_applied()
+        for first in range(0, len(applied), AT_ONCE):
+            for change in applied[first : first + AT_ONCE]:
+                self._on_change(change)
+            await asyncio.sleep(0)
+        more = True
+        while more:
+            more = self.known.sweep()
+            await asyncio.sleep(0)

@@ -139,10 +139,14 @@ class LiveKnown:
         self._trust = trust
         self._content = self._snapshot()
         self._view = self._make()
+        self.tables.version = self._version + 1
+        self.sweep()
+
+    def sweep(self) -> bool:
+        """Some of what no view counts any more leaves the index; whether there is more."""
         while self._views and self._views[0][1]() is None:
             self._views.popleft()
-        self.tables.version = self._version + 1
-        self.tables.sweep(self._views[0][0])
+        return self.tables.sweep(self._views[0][0])
 
     def compaction(self) -> Compaction | None:
         """Work that is due to be rid of garbage, for a thread. One at a time."""

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from hashweir.model import KINDS, Kind
 from hashweir.ports import Chunk, Clock, Head, Position, SlotChange, Store
 from hashweir.shards._sums import chunk_sum
-from hashweir.shards.layout import CHUNK_SLOTS
+from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES
 from hashweir.shards.shard import Gap
 from hashweir.shards.trust import Alarms, Followed
 
 _NOTHING = Chunk(slots=b"", sides=b"", sum=0, position=Position(epoch=0, seq=0))
 _TOGETHER = 8
-"""Chunks (105 KB each) that are read at once, summed up in one trip to a thread, and applied in one go."""
+"""Chunks (105 KB each) that are read at once, and summed up in one trip to a thread."""
 _AHEAD = 3
 """Such groups on their way while one is applied."""
 
@@ -53,11 +53,13 @@ class Rereader:
             verdict, differing = self._prepare(one, head, sums)
             verdicts.append((one, verdict))
             wanted += [Wanted(one, kind, number, head.time_ms) for kind in KINDS for number in differing[kind]]
+            await asyncio.sleep(0)  # here and below: whoever shares the loop has a turn in between
         await self._read_all(wanted)
         for one, verdict in verdicts:
             if one.shard.settle() and verdict == "suspect":
                 one.rewound = True
             one.was_reread(self._clock.monotonic())
+            await asyncio.sleep(0)
 
     async def _ask(self, one: Followed) -> tuple[Head, dict[Kind, list[int]]]:
         head = await self._store.head(one.shard.number)
@@ -98,6 +100,7 @@ class Rereader:
                     # A chunk that is gone from the store is no reason to cut off what comes after it.
                     if total is not None and (chunk.slots or total == chunk.sum):
                         self.put(what, chunk, total)
+                    await asyncio.sleep(0)
                 running.popleft()
         finally:
             for _, reading in running:
@@ -119,9 +122,15 @@ class Rereader:
             changed = shard.replace(kind, what.number, chunk, total)
         except Gap:
             return  # the store was written meanwhile; the total will not fit, and the next attempt will see it
-        for slot in changed if what.one.loaded else ():
+        if not what.one.loaded:
+            return
+        first = what.number * CHUNK_SLOTS
+        images, sides = shard.chunk(kind, what.number)
+        for slot in changed:
             if slot < shard.count(kind):
-                image, side = shard.slot(kind, slot)
+                at = slot - first
+                image = images[at * SLOT_BYTES : (at + 1) * SLOT_BYTES]
+                side = sides[at * SIDE_BYTES : (at + 1) * SIDE_BYTES]
                 self.applied.append(
                     SlotChange(
                         shard=shard.number,

@@ -151,12 +151,17 @@ class Shard:
         if taken < 2:
             return 0
         some = changes[:taken]
+        images, sides = b"".join(one.image for one in some), b"".join(one.side for one in some)
         slots.resize(count + taken)
-        slots.refs[count : count + taken] = self._tables.add(
-            kind, *_arrays(b"".join(one.image for one in some), b"".join(one.side for one in some)), self.kept
-        )
-        for one in some:
-            self._grow(kind, one.slot // CHUNK_SLOTS, slot_sum(one.slot, one.image, one.side))
+        slots.refs[count : count + taken] = self._tables.add(kind, *_arrays(images, sides), self.kept)
+        first, end = count, count + taken
+        while first < end:
+            number = first // CHUNK_SLOTS
+            last = min(end, (number + 1) * CHUNK_SLOTS)
+            low, high = first - count, last - count
+            of_run = images[low * SLOT_BYTES : high * SLOT_BYTES], sides[low * SIDE_BYTES : high * SIDE_BYTES]
+            self._grow(kind, number, chunk_sum(first, *of_run))
+            first = last
         self.position = some[-1].position
         return taken
 

@@ -26,6 +26,8 @@ _ROW_BITS = 28
 _ROWS = 1 << _ROW_BITS
 _NO_BATCH = bytes(8)
 LEAST_GARBAGE = 65_536
+_SWEPT = 1024
+"""Rows that leave the index at once: a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +128,22 @@ class Tables:
             found[here] = table.hidden(rows)
         return found
 
-    def sweep(self, oldest: int) -> None:
-        """Take rows out of the index that no living view counts.
+    def sweep(self, oldest: int) -> bool:
+        """Take rows out of the index that no living view counts, so many at once; whether there are more.
 
         `oldest` is the version of the oldest living view. Two steps, each when every view made before it is gone: a
         search may have read the index before a row left it, and then still asks `gone` about the row.
         """
-        while self._leaving and self._leaving[0][0] <= oldest:
+        for _ in range(_SWEPT):
+            if not self._leaving or self._leaving[0][0] > oldest:
+                return False
             _, table, row, withdrawn = self._leaving.popleft()
             if withdrawn:
                 table.gone.pop(row, None)  # damaged memory may have retired a row twice
             else:
                 table.withdraw(row)
                 self._leaving.append((self.version, table, row, True))
+        return True
 
     # ── garbage ──
 
