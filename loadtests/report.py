@@ -63,6 +63,9 @@ def _phase(ran: Ran, number: int, sent: Sequence[Sent]) -> Figures:
     done = np.array(sorted(one.verdict_ms for one in sent if one.verdict_ms is not None))
     at = np.arange(first.at_s, last.at_s + ran.drained_s[number], 0.25) * 1000
     backlog = np.searchsorted(due, at) - np.searchsorted(done, at)
+    # As many as come in a quarter of a second are always under way.
+    behind = backlog > max(3.0, ran.rates[number] / 4)
+    caught_up = 0.0 if not behind.any() else float(at[behind][-1] / 1000 - first.at_s)
     in_time = np.searchsorted(done, last.at_s * 1000) - np.searchsorted(done, first.at_s * 1000)
     memory = [one.memory for one in ran.samples if first.at_s <= one.at_s <= last.at_s]
     return {
@@ -75,6 +78,7 @@ def _phase(ran: Ran, number: int, sent: Sequence[Sent]) -> Figures:
         if len(taken)
         else {},
         "most_backlog": int(backlog.max()),
+        "behind_until_s": caught_up,
         "drained_s": ran.drained_s[number],
         "worker_mib": max(one["worker"] for one in memory) / 2**20,
         "scan_mib": max(one["scan"] for one in memory) / 2**20,
@@ -154,7 +158,18 @@ def markdown(said: Figures) -> str:
         del rows["sustained"]
     if not said["event"]:
         del rows["event"]
-    columns = ["phase", "offered/s", "verdicts/s", "p50 ms", "p90", "p99", "p99.9", "max", "most backlog", "drained s"]
+    columns = [
+        "phase",
+        "offered/s",
+        "verdicts/s",
+        "p50 ms",
+        "p90",
+        "p99",
+        "p99.9",
+        "max",
+        "most backlog",
+        "behind until s",
+    ]
     columns += ["worker MiB", "scan MiB", "cores: own, kafka, driver, machine"]
     lines = [
         f"# {said['scenario']}: {said['title']}",
@@ -172,6 +187,7 @@ def markdown(said: Figures) -> str:
         *(_row(one) for one in said["phases"]),
         "",
         "Latency: from when an upload was due to the broker's append of its verdict. Processor time: while saturated.",
+        "Behind: more uploads without a verdict than come in 0.25 s; counted from the beginning of the phase.",
         "",
         *(f"![{name}]({name}.svg)" for name in ("throughput", "latency", "lag", "memory")),
     ]
@@ -190,7 +206,7 @@ def compared(one: Figures, other: Figures) -> str:
         name, that = phase["name"], theirs[phase["name"]]
         rows += [
             (f"{name}: {key}", phase[key], that[key])
-            for key in ("offered_per_second", "verdicts_per_second", "most_backlog", "drained_s", "worker_mib")
+            for key in ("offered_per_second", "verdicts_per_second", "most_backlog", "behind_until_s", "worker_mib")
         ]
         rows += [
             (f"{name}: p{q} ms".replace("pmax", "max"), ms, that["latency_ms"].get(q, float("nan")))
@@ -211,7 +227,12 @@ def _row(one: Figures) -> str:
     cores = one["cores"]
     used = (cores["worker"] + cores["scan"], cores["kafka"], cores["driver"], cores["machine"])
     cells = [one["name"], f"{one['offered_per_second']:.1f}", f"{one['verdicts_per_second']:.1f}", *taken]
-    cells += [str(one["most_backlog"]), f"{one['drained_s']:.1f}", f"{one['worker_mib']:.0f}", f"{one['scan_mib']:.0f}"]
+    cells += [
+        str(one["most_backlog"]),
+        f"{one['behind_until_s']:.1f}",
+        f"{one['worker_mib']:.0f}",
+        f"{one['scan_mib']:.0f}",
+    ]
     return f"| {' | '.join(cells)} | {', '.join(f'{value:.2f}' for value in used)} |"
 
 
