@@ -1,6 +1,6 @@
 """What is uploaded: files made of bundled photos and running prose, as a pure function of the scenario and its seed.
 
-A file is made once and sent many times under a number of its own (a comment inside the file), so that no two uploads
+A file is made once and sent many times, each time with a number inside (a comment, white space), so that no two uploads
 have the same bytes and none is answered from a cache. Planted copies are kept only where the brute-force matcher of
 the system tests finds them, with room to spare.
 """
@@ -30,6 +30,8 @@ GRAIN = 4.0
 QUALITIES = (81, 84, 88)
 """Of JPEG; with the grain they give some 210 KB in the mean for 0.5 to 2 megapixels."""
 PDQ_ROOM, TLSH_ROOM = 7, 15
+QUALITY = 80
+"""Of a known picture and of a planted copy: well above what is looked up at all."""
 FRAMES = 24
 
 
@@ -69,7 +71,7 @@ def make(scenario: Scenario) -> Material:
     if "pdf" in wanted:
         made.plain["pdf"] = [_pdf(chance) for _ in range(max(2, scenario.pool // 4))]
     if "clip" in wanted:
-        made.plain["clip"] = [_clip(number) for number in range(len(clips.NAMES))]
+        made.plain["clip"] = [clip(number) for number in range(len(clips.NAMES))]
     made.known += [
         Known("filler", f"none-{n}", "pdq", f"{chance.getrandbits(256):064x}") for n in range(scenario.entries)
     ]
@@ -97,7 +99,8 @@ def numbered(piece: Piece, number: int) -> bytes:
         case b"application/pdf":
             return content + b"\n%" + mark + b"\n"
         case _:
-            return content + b" " + mark
+            # White space at the end: other bytes, and the same text after normalisation.
+            return content + b"\n" + f"{number:b}".translate({48: " ", 49: "\t"}).encode()
 
 
 def _photos(made: Material, chance: random.Random, scenario: Scenario) -> None:
@@ -106,10 +109,11 @@ def _photos(made: Material, chance: random.Random, scenario: Scenario) -> None:
     while len(made.copies["photo"]) < max(4, scenario.pool // 5):
         original = _crop(chance, scenario)
         value, quality = oracle.pdq(_encoded(original, 95))
-        if quality < 80:
+        if quality < QUALITY:
             continue
         edit = _edited(original, chance)
-        if _distance(oracle.pdq(edit)[0], value) <= oracle.PDQ_RADIUS - PDQ_ROOM:
+        seen, quality = oracle.pdq(edit)
+        if quality >= QUALITY and _distance(seen, value) <= oracle.PDQ_RADIUS - PDQ_ROOM:
             made.known.append(Known(SET_OF["pdq"], f"photo-{len(made.known)}", "pdq", value))
             made.copies["photo"].append(Piece("photo", b"image/jpeg", edit, planted=True))
 
@@ -121,7 +125,7 @@ def _posts(made: Material, chance: random.Random, scenario: Scenario) -> None:
         text = passage(chance)[:POST_CHARS]
         value, length = oracle.normal_tlsh(text), len(oracle.normal(text))
         edit = edited_text(text.encode(), chance)
-        seen = oracle.normal_tlsh(edit.decode() + " 100000")
+        seen = oracle.normal_tlsh(edit.decode())
         if tlsh.diffxlen(seen, value) <= oracle.tlsh_radius(length) - TLSH_ROOM:
             made.known.append(Known(SET_OF["tlsh"], f"post-{len(made.known)}", "tlsh", value, length))
             made.copies["post"].append(_post(edit, planted=True))
@@ -178,8 +182,9 @@ def _plain(text: str) -> str:
     return "".join(one for one in text if one.isascii() and one not in "()\\")
 
 
-def _clip(number: int) -> Piece:
-    shown = clips.pan(clips.NAMES[number], (640, 360), 150)
+def clip(number: int, frames: int = 150) -> Piece:
+    """A pan over a photo, 640 by 360, 30 frames a second."""
+    shown = clips.pan(clips.NAMES[number], (640, 360), frames)
     return Piece("clip", b"video/mp4", clips.encode(shown, options={"preset": "veryfast", "crf": "30"}))
 
 
