@@ -42,6 +42,22 @@ def test_shares_are_relative(rate: float, mix: dict[str, float], times: float) -
     assert needs(rate, 10, larger).cores == pytest.approx(needs(rate, 10, mix).cores, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("per_second", "mix", "cores"),
+    [
+        (74.4, {"photo": 0.6, "post": 0.3, "pdf": 0.07, "clip": 0.03}, 0.76),
+        (96.1, {"photo": 1}, 0.98),
+    ],
+    ids=["mixed", "burst"],
+)
+def test_the_model_is_near_runs_that_its_constants_do_not_come_from(
+    per_second: float, mix: dict[str, float], cores: float
+) -> None:
+    """Cores of hashweir's own processes in two load tests of decision 0016."""
+    found = needs(per_second, 10_000, mix)
+    assert found.worker_cores + found.scan_cores == pytest.approx(cores, rel=0.25)
+
+
 def test_json_says_what_the_figures_come_from(capsys: pytest.CaptureFixture[str]) -> None:
     """A plan can be checked: the constants stand beside the result."""
     line = ["--uploads-per-second", "500", "--entries", "1000000", "--mix", "photo=0.6,post=0.4", "--json"]
