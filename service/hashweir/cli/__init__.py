@@ -50,6 +50,7 @@ COMMANDS = (
     ("sets", "sets:app", "Hash sets: list, create, import, add, withdraw, activate, off."),
     ("work", "work:work", "The long-running worker: uploads from Kafka in, verdicts out."),
     ("top", "top:top", "What workers do now, live, from their metrics pages."),
+    ("capacity", "capacity:capacity", "Cores, memory, partitions and store that a load needs, by measurement."),
     (
         "check",
         "check:check",

@@ -1,0 +1,163 @@
+"""The open-loop driver and the measurer: uploads at their scheduled times, verdicts as the broker stamps them.
+
+A latency runs from the time at which an upload was due, not from when it could be sent: a driver that is held up does
+not hide what it held up (coordinated omission). It ends at the broker's time of appending the verdict
+(LogAppendTime), so a slow reader here does not lengthen it. Both clocks are this machine's, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from loadtests.generate import Material, Piece, draw, numbered
+from loadtests.scenario import Phase, Scenario
+from tests.system.rig import PARTITIONS, Rig
+
+STILL_SECONDS = 30.0
+"""No verdict for so long, and what is missing counts as lost."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """One upload and what became of it. Times are Unix milliseconds."""
+
+    due_ms: float
+    phase: int
+    medium: str
+    planted: bool
+    size: int
+    late_ms: float = 0.0
+    refused: bool = False
+    verdict_ms: int | None = None
+    outcome: str = ""
+    reason: str | None = None
+    copies: int = 0
+
+
+class _Verdict(msgspec.Struct):
+    upload: str
+    outcome: str
+    checked: dict[str, str] = {}
+    reason: str | None = None
+
+
+@dataclass
+class Driver:
+    """Sends the phases of a scenario and reads every verdict. Use as an async context manager."""
+
+    rig: Rig
+    scenario: Scenario
+    material: Material
+    sent: list[Sent] = field(default_factory=list)
+    judged: int = 0
+    strange: int = 0
+    """Verdicts on uploads that nobody sent."""
+
+    async def __aenter__(self) -> Driver:
+        await _stamp_by_broker(self.rig)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self.rig.bootstrap, linger_ms=2, max_batch_size=2**20, max_request_size=2**21
+        )
+        await self._producer.start()
+        self._consumer = AIOKafkaConsumer(bootstrap_servers=self.rig.bootstrap, fetch_max_wait_ms=200)
+        await self._consumer.start()
+        self._consumer.assign([TopicPartition(f"{self.rig.prefix}verdicts", n) for n in range(PARTITIONS)])
+        await self._consumer.seek_to_beginning()
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._consumer.stop()
+        await self._producer.stop()
+
+    @property
+    def backlog(self) -> int:
+        """Uploads sent and not judged."""
+        return len(self.sent) - self.judged
+
+    async def phase(self, number: int, phase: Phase, per_second: float) -> None:
+        """Send one phase at this rate; arrivals are a Poisson process, and do not wait for anything."""
+        chance = random.Random(f"arrivals-{self.scenario.seed}-{number}")
+        rate = per_second + phase.also_per_second
+        extra = phase.also_per_second / rate
+        usual = draw(self.material, self.scenario.mix, self.scenario.planted, f"{self.scenario.seed}-{number}")
+        also = draw(self.material, self.scenario.also or self.scenario.mix, 1.0, f"also-{self.scenario.seed}-{number}")
+        began, began_ms, at = time.perf_counter(), time.time() * 1000, 0.0
+        while (at := at + chance.expovariate(rate)) < phase.seconds:
+            ahead = began + at - time.perf_counter()
+            if ahead > 0.0005 or len(self.sent) % 32 == 0:
+                await asyncio.sleep(max(0.0, ahead))
+            piece = next(also if extra and chance.random() < extra else usual)
+            await self._send(piece, number, began_ms + at * 1000)
+
+    async def drained(self) -> None:
+        """Wait until every upload has its verdict, or nothing came for 30 s."""
+        before, since = -1, time.monotonic()
+        while self.backlog > 0 and time.monotonic() - since < STILL_SECONDS:
+            if self.judged != before:
+                before, since = self.judged, time.monotonic()
+            await asyncio.sleep(0.05)
+
+    async def _send(self, piece: Piece, phase: int, due_ms: float) -> None:
+        number = len(self.sent)
+        value = numbered(piece, number)
+        one = Sent(due_ms, phase, piece.medium, piece.planted, len(value))
+        self.sent.append(one)
+        headers = [("ce_id", b"%d" % number), ("ce_source", b"load"), ("content-type", piece.media_type)]
+        # The record's timestamp is when the upload was due, so that the service's own latency starts there as well.
+        handed = await self._producer.send(
+            f"{self.rig.prefix}uploads", value, headers=headers, partition=number % PARTITIONS, timestamp_ms=int(due_ms)
+        )
+        one.late_ms = time.time() * 1000 - due_ms
+
+        def acked(future: asyncio.Future[object]) -> None:
+            one.refused = future.cancelled() or future.exception() is not None
+
+        handed.add_done_callback(acked)
+
+    async def _read(self) -> None:
+        decoder = msgspec.json.Decoder(_Verdict)
+        while True:
+            for records in (await self._consumer.getmany(timeout_ms=500)).values():
+                for record in records:
+                    self._note(decoder.decode(record.value), record.timestamp)
+
+    def _note(self, verdict: _Verdict, at_ms: int) -> None:
+        if not verdict.upload.isdigit() or int(verdict.upload) >= len(self.sent):
+            self.strange += 1
+            return
+        one = self.sent[int(verdict.upload)]
+        one.copies += 1
+        if one.copies == 1:
+            one.verdict_ms, one.outcome, self.judged = at_ms, verdict.outcome, self.judged + 1
+            if verdict.outcome == "unscanned":
+                bad = [word for word in verdict.checked.values() if word != "ok"]
+                one.reason = verdict.reason or (bad[0] if bad else "unknown")
+
+
+def spread(material: Material, mix: dict[str, float], planted: float, count: int) -> Iterator[Piece]:
+    """The first `count` pieces of a mix: what the bare scan processes are given."""
+    drawn = draw(material, mix, planted, "bare")
+    return (next(drawn) for _ in range(count))
+
+
+async def _stamp_by_broker(rig: Rig) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=rig.bootstrap)
+    await admin.start()
+    try:
+        setting = {"message.timestamp.type": "LogAppendTime"}
+        topic = ConfigResource(ConfigResourceType.TOPIC, f"{rig.prefix}verdicts", configs=setting)
+        await admin.alter_configs([topic])
+    finally:
+        await admin.close()

@@ -1,0 +1,183 @@
+"""One run of a scenario: its own Kafka, Valkey and workers on free ports, the phases, and what was measured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mimetypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtests import generate
+from loadtests.drive import Driver, spread
+from loadtests.generate import Material
+from loadtests.scenario import Phase, Scenario
+from loadtests.watch import Sample, Watch, facts
+from tests.servers.kafka import KafkaBroker
+from tests.servers.store import ValkeyServer
+from tests.system.rig import HASHWEIR, Node, Rig
+
+BARE_SECONDS = 8.0
+BARE_FILES = 200
+_SUFFIX = {b"image/jpeg": ".jpg", b"text/plain": ".txt", b"application/pdf": ".pdf", b"video/mp4": ".mp4"}
+
+
+@dataclass
+class Ran:
+    """All that a run measured; `report` makes figures of it. `spans` are (first, last) sample by phase."""
+
+    scenario: Scenario
+    machine: dict[str, str | int | float]
+    scan_processes: int
+    workers: int
+    rates: list[float] = field(default_factory=list)
+    spans: list[tuple[Sample, Sample]] = field(default_factory=list)
+    drained_s: list[float] = field(default_factory=list)
+    bare: dict[str, float] = field(default_factory=dict)
+    sustained: float = 0.0
+    driver: Driver | None = None
+    samples: list[Sample] = field(default_factory=list)
+    event: str = ""
+
+
+async def run(
+    scenario: Scenario,
+    workers: int,
+    scan_processes: int,
+    say: Callable[[str], None],
+    bare_seconds: float = BARE_SECONDS,
+) -> Ran:
+    """Run a scenario with so many workers of so many scan processes each. Everything started here is ended here."""
+    ran = Ran(scenario, facts(), scan_processes, workers)
+    say("making the uploads")
+    material = await asyncio.to_thread(generate.make, scenario)
+    say("starting Kafka and Valkey")
+    with (
+        KafkaBroker() as kafka,
+        ValkeyServer(append_only=True, settings=["--appendfsync", "everysec"]) as store,
+        Rig(kafka.bootstrap, store.url, "load") as rig,
+    ):
+        rig.extra["HASHWEIR_SCAN__PROCESSES"] = str(scan_processes)
+        rig.create()
+        for name in sorted({one.set for one in material.known}):
+            rig.fill(name, [one for one in material.known if one.set == name])
+        say(f"bare scan processes: {workers * scan_processes}")
+        ran.bare = await asyncio.to_thread(_bare, scenario, material, workers * scan_processes, bare_seconds)
+        nodes = [rig.node(f"w{number}") for number in range(workers)]
+        for node in nodes:
+            await asyncio.to_thread(node.wait_ready)
+        watch = Watch(nodes, {"kafka": kafka.pid, "valkey": store.pid, "driver": os.getpid()})
+        async with Driver(rig, scenario, material) as driver:
+            ran.driver = driver
+            await _phases(ran, driver, watch, rig, say)
+        for node in nodes:
+            await asyncio.to_thread(node.terminate)
+        ran.samples = watch.samples
+    ran.machine["load_average_after"] = round(os.getloadavg()[0], 2)
+    return ran
+
+
+async def _phases(ran: Ran, driver: Driver, watch: Watch, rig: Rig, say: Callable[[str], None]) -> None:
+    looking = asyncio.create_task(watch.run())
+    try:
+        for number, phase in enumerate(ran.scenario.phases):
+            per_second = phase.per_second or phase.times_bare * ran.bare["per_second"]
+            per_second = per_second or phase.times_sustained * ran.sustained
+            say(f"{phase.name}: {per_second:.0f} uploads/s for {phase.seconds:.0f} s")
+            first, began = await watch.look(), time.time()
+            async with _event(phase, ran, rig, watch.nodes):
+                await driver.phase(number, phase, per_second)
+            last = await watch.look()
+            if phase.saturates:
+                ran.sustained = _per_second(driver, began, time.time())
+            drained = time.monotonic()
+            if phase.drain or number == len(ran.scenario.phases) - 1:
+                await driver.drained()
+            ran.rates.append(per_second + phase.also_per_second)
+            ran.spans.append((first, last))
+            ran.drained_s.append(time.monotonic() - drained)
+    finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+
+
+def _per_second(driver: Driver, began: float, ended: float) -> float:
+    """Verdicts a second in the last two thirds of a phase."""
+    since = began + (ended - began) / 3
+    in_time = sum(one.verdict_ms is not None and since * 1000 <= one.verdict_ms < ended * 1000 for one in driver.sent)
+    return in_time / (ended - since)
+
+
+def _bare(scenario: Scenario, material: Material, processes: int, seconds: float) -> dict[str, float]:
+    """What scan processes alone reach on the files of this scenario, by the bench program."""
+    with tempfile.TemporaryDirectory(prefix="hashweir-load-") as folder:
+        for number, piece in enumerate(spread(material, scenario.mix, scenario.planted, BARE_FILES)):
+            suffix = _SUFFIX[piece.media_type]
+            assert mimetypes.guess_type("a" + suffix)[0] == piece.media_type.decode()
+            Path(folder, f"{number:04}{suffix}").write_bytes(generate.numbered(piece, number))
+        command = [sys.executable, "-m", "tests.bench.scan_alone", folder, str(processes), str(seconds)]
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        ran = subprocess.run(command, capture_output=True, env=one_thread, timeout=seconds + 120, check=True)
+        said: dict[str, float] = json.loads(ran.stdout)
+        return said
+
+
+@asynccontextmanager
+async def _event(phase: Phase, ran: Ran, rig: Rig, nodes: list[Node]) -> AsyncIterator[None]:
+    match phase.event:
+        case "import":
+            task = asyncio.create_task(_import(ran, rig))
+        case "stall":
+            task = asyncio.create_task(_stall(nodes[0]))
+        case _:
+            yield
+            return
+    try:
+        yield
+        if phase.event == "import":
+            await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _import(ran: Ran, rig: Rig) -> None:
+    """Import random entries into a set of their own, by the command line."""
+    chance = random.Random(f"import-{ran.scenario.seed}")
+    count, file = ran.scenario.event_entries, rig.folder / "bulk.csv"
+    rows = (f"pdq,{chance.getrandbits(256):064x},bulk-{n}" for n in range(count))
+    file.write_text("kind,value,item\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    await asyncio.to_thread(rig.run, "sets", "create", "bulk", "--owner", "load", "--origin", "own-review")
+    began = time.monotonic()
+    process = await asyncio.create_subprocess_exec(
+        *HASHWEIR, "sets", "import", "bulk", str(file), env=rig.environment(),
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        code = await process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+    ran.event = f"{count:,} entries imported in {time.monotonic() - began:.1f} s (exit code {code})"
+
+
+async def _stall(node: Node) -> None:
+    """Let a worker stand still every other half second: a consumer that is slow, not dead."""
+    assert node.process is not None
+    try:
+        while True:
+            node.process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(0.5)
+            node.process.send_signal(signal.SIGCONT)
+            await asyncio.sleep(0.5)
+    finally:
+        node.process.send_signal(signal.SIGCONT)
