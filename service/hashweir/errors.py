@@ -72,6 +72,9 @@ REASONS: dict[str, Reason] = {
     "scan_bad_reply": Reason("fault", "scan", True, "the scan process answered what its schema forbids"),
     # ── uploads: judging ──
     "no_active_set": Reason("input", "decide", False, "no active set holds hashes for this media class"),
+    "shards_missing": Reason(
+        "input", "decide", False, "this process follows only a part of the shards, as `shards.only` says"
+    ),
     "not_provided": Reason("input", "decide", False, "the uploader sent no fingerprint of this kind"),
     "internal_error": Reason("fault", "decide", True, "an unexpected error; the log has its traceback"),
     # ── sets ──
@@ -111,6 +114,7 @@ REASONS: dict[str, Reason] = {
     "ring_in_use": Reason("fault", "lookback", False, "another worker keeps its look-back in the same folder"),
     "ring_unwritable": Reason("fault", "lookback", False, "the look-back's folder can't be read or written"),
     "metrics_unreachable": Reason("fault", "config", False, "a worker's metrics page does not answer"),
+    "shards_mismatch": Reason("input", "config", False, "`shards.only` counts more or fewer shards than the store has"),
     "bad_config": Reason("input", "config", False, "a configuration key is unknown or its value is wrong"),
 }
 
@@ -132,8 +136,8 @@ class InputError(HashweirError):
 class ConfigError(HashweirError):
     """A configuration key is unknown, missing or out of range."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__("bad_config", message)
+    def __init__(self, message: str, reason: str = "bad_config") -> None:
+        super().__init__(reason, message)
 
 
 class Refused(HashweirError):

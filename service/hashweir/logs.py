@@ -60,7 +60,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "scan.bad_reply": ("pid", "reason"),
     # ── store and followers ──
     "store.unreachable": ("address", *FAILURE),
-    "follow.standing": ("standing", "before", "why"),
+    "follow.standing": ("standing", "before", "why", "shards_missing"),
     "follow.alarm": ("shard", "reason", "what"),
     # ── sets: who did what ──
     "sets.set_changed": ("set", "what", "principal", "operation", "unapproved"),
