@@ -228,6 +228,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 ((f"time() - (hashweir_last_verified_timestamp_seconds{{{MINE}}} > 0)", "{{instance}}"),),
                 "s",
             ),
+            Panel("Workers that follow each shard", ((gauge("shard_followed", "shard"), "shard {{shard}}"),)),
             Panel("Doubtful shards", ((gauge("shards_doubtful", "doubt"), "{{doubt}}"),), stacked=True),
             Panel(
                 "From a change to its effect",
