@@ -185,6 +185,11 @@ class Index(Section):
     scrub_round_seconds: PositiveFloat = Field(
         default=10.0, description="every chunk is compared with the store's once in this time, to find silent damage"
     )
+    folder: str = Field(
+        default="",
+        description="folder of this worker alone for a copy of what is known, for a quick start; empty: none",
+    )
+    save_seconds: PositiveFloat = Field(default=300.0, description="between two saves of that copy; and when it ends")
 
 
 class Shards(Section):

@@ -103,6 +103,17 @@ REASONS: dict[str, Reason] = {
     ),
     "store_epoch": Reason("fault", "store", False, "a shard has a new epoch: made anew, or reconciled"),
     "copy_damaged": Reason("fault", "store", False, "memory of this process changed by itself; it was read again"),
+    "saved_damaged": Reason(
+        "fault", "store", False, "the saved copy of the last state can't be used: all is read again"
+    ),
+    "saved_layout": Reason(
+        "input", "store", False, "the saved copy of the last state is of another version or machine: all is read again"
+    ),
+    "saved_foreign": Reason(
+        "input", "store", False, "the saved copy of the last state is of another store or other shards"
+    ),
+    "saved_in_use": Reason("fault", "store", False, "another worker keeps its copy of the state in the same folder"),
+    "saved_unwritable": Reason("fault", "store", False, "the folder for a copy of the state can't be read or written"),
     "outcome_unknown": Reason("fault", "store", False, "too few replicas confirmed: repeat with the same id"),
     "stream_unreachable": Reason("fault", "stream", False, "Kafka does not answer"),
     "stream_refused": Reason("fault", "stream", False, "Kafka refused the request"),

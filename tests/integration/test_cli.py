@@ -281,6 +281,39 @@ def test_work_refuses_a_part_of_the_shards_that_nobody_meant(tmp_path: Path) -> 
     assert (wrong.returncode, "HASHWEIR_SHARDS__ONLY" in wrong.stderr) == (2, True)
 
 
+def test_a_worker_saves_what_it_knows_and_begins_with_it(tmp_path: Path) -> None:
+    """SIGTERM leaves the file; the next worker loads it and is ready."""
+    folder = tmp_path / "copy"
+    environment = {"PATH": os.environ["PATH"], "HASHWEIR_SCAN__PROCESSES": "1", "HASHWEIR_METRICS__PORT": "0"}
+    for expected in (["copy.saved"], ["copy.loaded", "copy.saved"]):
+        with subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "hashweir",
+                "work",
+                "--embedded",
+                "--allow-empty",
+                "--data",
+                str(tmp_path / "store"),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=environment | {"HASHWEIR_INDEX__FOLDER": str(folder)},
+        ) as worker:
+            assert worker.stderr is not None
+            said = list[str]()
+            for line in worker.stderr:
+                event = json.loads(line)["event"] if line.startswith("{") else ""
+                said.append(event)
+                if event == "service.ready":
+                    worker.send_signal(signal.SIGTERM)
+            assert worker.wait(60) == 0
+        assert [event for event in said if event.startswith("copy.")] == expected
+        assert (folder / "known.copy").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.slow
 def test_a_small_demo_misses_nothing(tmp_path: Path) -> None:
     """Real Valkey, scan processes and pipeline: all planted edits found, nothing else, one JSON line on stdout."""

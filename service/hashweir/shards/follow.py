@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from hashweir.errors import ConfigError, HashweirError, Refused, Unreachable
 from hashweir.ports import Clock, SlotChange, Store
+from hashweir.shards.keep import Saver
 from hashweir.shards.known import LiveKnown, Trust
 from hashweir.shards.reread import Rereader
 from hashweir.shards.scrub import Scrubber
@@ -44,6 +45,7 @@ class Follower:
         clock: Clock,
         *,
         only: Subset | None = None,
+        saver: Saver | None = None,
         soft_limit_s: float = 10.0,
         hard_limit_s: float = 300.0,
         ask_s: float = 1.0,
@@ -53,13 +55,14 @@ class Follower:
         on_alarm: OnAlarm = _ignore,
         on_trouble: Callable[[str], None] = _ignore,
     ) -> None:
-        """Of the store's shards all are followed, or `only` some. Ages are judged by `clock.monotonic`.
+        """Of the store's shards all are followed, or `only` some; a `saver` begins with a saved copy.
 
-        Heads are asked after every change and at least every `ask_s`. Every chunk is compared with the store's once
-        in `scrub_round_s` seconds. `most` bounds the changes of a shard per read. `on_change` is called for each
-        applied change once it is visible, also for those found by a re-read, but not for what was there at the start.
-        `on_alarm` gets a reason code, a shard (-1 for the sets) and a sentence, when an alarm begins; `on_trouble` the
-        reason each time that the store gives no answer or a refusal. None may raise or block.
+        Ages are judged by `clock.monotonic`. Heads are asked after every change and at least every `ask_s`. Every
+        chunk is compared with the store's once in `scrub_round_s` seconds. `most` bounds the changes of a shard per
+        read. `on_change` is called for each applied change once it is visible, also for those found by a re-read, but
+        not for what was there at the start. `on_alarm` gets a reason code, a shard (-1 for the sets) and a sentence,
+        when an alarm begins; `on_trouble` the reason each time that the store gives no answer or a refusal. None may
+        raise or block.
         """
         self.known = LiveKnown(clock, soft_limit_s, hard_limit_s)
         self.ready = asyncio.Event()
@@ -70,6 +73,7 @@ class Follower:
         """Why the store gave no answer last time; None while it answers."""
         self.alarms = Alarms(on_alarm)
         self._store, self._clock = store, clock
+        self._saver = saver
         self._only, self._ask_s, self._most = only, ask_s, most
         self._on_change, self._on_trouble = on_change, on_trouble
         self._chunks = Rereader(store, clock, self.alarms)
@@ -85,20 +89,7 @@ class Follower:
 
     def stats(self) -> tuple[ShardStats, ...]:
         """One line per shard, for metrics."""
-        return tuple(
-            ShardStats(
-                shard=one.shard.number,
-                applied_seq=one.shard.position.seq,
-                head_seq=one.head_seq,
-                verified_at=one.verified_at,
-                as_of_ms=one.as_of_ms,
-                doubt=one.doubt,
-                rewound=one.rewound,
-                kept=len(one.shard.kept),
-                live_s=one.live_s,
-            )
-            for one in self._followed
-        )
+        return tuple(one.stats() for one in self._followed)
 
     async def run(self) -> None:
         """Follow until cancelled. An unreachable store is waited for; what was verified stays and ages.
@@ -106,11 +97,18 @@ class Follower:
         Raises ConfigError(shards_mismatch) where the store has not as many shards as those to follow are of.
         """
         try:
+            await self._run()
+        except asyncio.CancelledError:
+            if self._saver:
+                await self._saver.last()
+            raise
+
+    async def _run(self) -> None:
+        upkeep = [self._repeat(self._scrub), self._tend(), *([self._saver.run()] if self._saver else [])]
+        try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._repeat(self._step), name="follow shards")
-                tasks.create_task(self._repeat(self._step_sets), name="follow sets")
-                tasks.create_task(self._repeat(self._scrub), name="scrub")
-                tasks.create_task(self._tend(), name="tend tables")
+                for work in (self._repeat(self._step), self._repeat(self._step_sets), *upkeep):
+                    tasks.create_task(work)
         except* ConfigError as group:
             error = group.exceptions[0]
         else:
@@ -172,7 +170,10 @@ class Follower:
             self.known.begin(there, self._only)
         except ValueError as e:
             raise Refused("store_layout", str(e)) from None
-        self._followed = [Followed(shard) for shard in self.known.shards]
+        followed = [Followed(shard) for shard in self.known.shards]
+        if self._saver:
+            await self._saver.load(self.known, followed, await self._store.heads())
+        self._followed = followed
         self._by_number = {one.shard.number: one for one in self._followed}
         self._opened.set()
 

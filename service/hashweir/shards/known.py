@@ -39,6 +39,16 @@ class Trust:
     as_of_ms: int = 0
 
 
+class SavedSets(msgspec.Struct, array_like=True, frozen=True):
+    """Sets and provenance. `unread` are batches that entries name, `off` sets that a rewound store has no say in."""
+
+    sets: SetsState | None
+    batches: dict[str, Batch]
+    unread: list[str]
+    off: dict[str, Set]
+    off_after: int | None
+
+
 class LiveKnown:
     """Implements `ports.Known`. `view` alone reads the clock: age is judged even while nobody follows."""
 
@@ -149,6 +159,23 @@ class LiveKnown:
         """Work that is due to be rid of garbage, for a thread. One at a time."""
         key = self.tables.wasteful()
         return Compaction(self.tables, self.shards, key) if key else None
+
+    # ── a copy for a later process ──
+
+    def saved_sets(self) -> SavedSets:
+        """Sets and provenance as they are, and which provenance was not read yet."""
+        batches = {batch_id: batch for batch_id, batch in self._batches.items() if batch is not None}
+        unread = self.tables.batches_named | (self._batches.keys() - batches.keys())
+        return SavedSets(self._sets, batches, sorted(unread), dict(self._off), self._off_after)
+
+    def adopt_sets(self, saved: SavedSets) -> None:
+        """Begin with what a former process had of sets and provenance."""
+        self._sets, self._batches = saved.sets, dict(saved.batches)
+        self.tables.batches_named = set(saved.unread)
+        self._off, self._off_after = dict(saved.off), saved.off_after
+        kept = saved.sets.sets if saved.sets else ()
+        self._by_name = {one.name: one for one in kept}
+        self._names = {one.number: one.name for one in kept}
 
     # ── views ──
 
