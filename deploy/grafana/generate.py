@@ -225,9 +225,13 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Standing, workers", ((gauge("known_standing", "standing"), "{{standing}}"),), stacked=True),
             Panel(
                 "Since all was verified",
-                ((f"time() - (hashweir_last_verified_timestamp_seconds{{{MINE}}} > 0)", "{{instance}}"),),
+                (
+                    (f"time() - (hashweir_last_verified_timestamp_seconds{{{MINE}}} > 0)", "{{instance}}"),
+                    (f"time() - (hashweir_copy_saved_timestamp_seconds{{{MINE}}} > 0)", "saved {{instance}}"),
+                ),
                 "s",
             ),
+            Panel("Workers that follow each shard", ((gauge("shard_followed", "shard"), "shard {{shard}}"),)),
             Panel("Doubtful shards", ((gauge("shards_doubtful", "doubt"), "{{doubt}}"),), stacked=True),
             Panel(
                 "From a change to its effect",

@@ -33,6 +33,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from hashweir.errors import ConfigError
+from hashweir.shards.subset import MOST_SHARDS, parse
 
 PREFIX = "HASHWEIR_"
 PATH_VARIABLE = "HASHWEIR_CONFIG"
@@ -51,6 +52,12 @@ def _no_password(url: str) -> str:
     if url and not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("the address must begin with redis://, rediss:// (TLS) or unix://")
     return url
+
+
+def _shards(text: str) -> str:
+    if text:
+        parse(text)
+    return text
 
 
 class Section(BaseModel):
@@ -100,7 +107,7 @@ class Store(Section):
     tls_cert_file: str = Field(default="", description="client certificate (PEM)")
     tls_key_file: str = Field(default="", description="client key (PEM)")
     wait_replicas: NonNegativeInt = Field(default=0, description="replicas that must confirm a write")
-    shards: int = Field(default=16, ge=1, le=1024, description="shards of a new store; fixed for its life")
+    shards: int = Field(default=16, ge=1, le=MOST_SHARDS, description="shards of a new store; fixed for its life")
     connect_budget_seconds: PositiveFloat = Field(default=10.0, description="longest wait at start")
 
 
@@ -177,6 +184,20 @@ class Index(Section):
     hard_stale_seconds: PositiveFloat = Field(default=300.0, description="store silent so long: no verdicts")
     scrub_round_seconds: PositiveFloat = Field(
         default=10.0, description="every chunk is compared with the store's once in this time, to find silent damage"
+    )
+    folder: str = Field(
+        default="",
+        description="folder of this worker alone for a copy of what is known, for a quick start; empty: none",
+    )
+    save_seconds: PositiveFloat = Field(default=300.0, description="between two saves of that copy; and when it ends")
+
+
+class Shards(Section):
+    """Which part of the store this process follows."""
+
+    only: Annotated[str, AfterValidator(_shards)] = Field(
+        default="",
+        description="shards to follow, as 0-3/16; empty: all. Else nothing is `clear`, and `work` asks for --partial",
     )
 
 
@@ -257,6 +278,7 @@ class Config(BaseSettings):
     limits: Limits = Limits()
     media: Media = Media()
     index: Index = Index()
+    shards: Shards = Shards()
     look_back: LookBack = LookBack()
     metrics: Metrics = Metrics()
     tracing: Tracing = Tracing()

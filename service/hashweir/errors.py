@@ -72,6 +72,9 @@ REASONS: dict[str, Reason] = {
     "scan_bad_reply": Reason("fault", "scan", True, "the scan process answered what its schema forbids"),
     # ── uploads: judging ──
     "no_active_set": Reason("input", "decide", False, "no active set holds hashes for this media class"),
+    "shards_missing": Reason(
+        "input", "decide", False, "this process follows only a part of the shards, as `shards.only` says"
+    ),
     "not_provided": Reason("input", "decide", False, "the uploader sent no fingerprint of this kind"),
     "internal_error": Reason("fault", "decide", True, "an unexpected error; the log has its traceback"),
     # ── sets ──
@@ -100,6 +103,17 @@ REASONS: dict[str, Reason] = {
     ),
     "store_epoch": Reason("fault", "store", False, "a shard has a new epoch: made anew, or reconciled"),
     "copy_damaged": Reason("fault", "store", False, "memory of this process changed by itself; it was read again"),
+    "saved_damaged": Reason(
+        "fault", "store", False, "the saved copy of the last state can't be used: all is read again"
+    ),
+    "saved_layout": Reason(
+        "input", "store", False, "the saved copy of the last state is of another version or machine: all is read again"
+    ),
+    "saved_foreign": Reason(
+        "input", "store", False, "the saved copy of the last state is of another store or other shards"
+    ),
+    "saved_in_use": Reason("fault", "store", False, "another worker keeps its copy of the state in the same folder"),
+    "saved_unwritable": Reason("fault", "store", False, "the folder for a copy of the state can't be read or written"),
     "outcome_unknown": Reason("fault", "store", False, "too few replicas confirmed: repeat with the same id"),
     "stream_unreachable": Reason("fault", "stream", False, "Kafka does not answer"),
     "stream_refused": Reason("fault", "stream", False, "Kafka refused the request"),
@@ -111,6 +125,7 @@ REASONS: dict[str, Reason] = {
     "ring_in_use": Reason("fault", "lookback", False, "another worker keeps its look-back in the same folder"),
     "ring_unwritable": Reason("fault", "lookback", False, "the look-back's folder can't be read or written"),
     "metrics_unreachable": Reason("fault", "config", False, "a worker's metrics page does not answer"),
+    "shards_mismatch": Reason("input", "config", False, "`shards.only` counts more or fewer shards than the store has"),
     "bad_config": Reason("input", "config", False, "a configuration key is unknown or its value is wrong"),
 }
 
@@ -132,8 +147,8 @@ class InputError(HashweirError):
 class ConfigError(HashweirError):
     """A configuration key is unknown, missing or out of range."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__("bad_config", message)
+    def __init__(self, message: str, reason: str = "bad_config") -> None:
+        super().__init__(reason, message)
 
 
 class Refused(HashweirError):

@@ -60,7 +60,11 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "scan.bad_reply": ("pid", "reason"),
     # ── store and followers ──
     "store.unreachable": ("address", *FAILURE),
-    "follow.standing": ("standing", "before", "why"),
+    "follow.standing": ("standing", "before", "why", "shards_missing"),
+    "copy.loaded": ("slots", "seconds"),
+    "copy.saved": ("seconds",),
+    "copy.refused": FAILURE,
+    "copy.not_saved": FAILURE,
     "follow.alarm": ("shard", "reason", "what"),
     # ── sets: who did what ──
     "sets.set_changed": ("set", "what", "principal", "operation", "unapproved"),

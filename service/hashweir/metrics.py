@@ -161,9 +161,13 @@ TABLE: tuple[Row, ...] = (
     Row("lost_records_total", "counter", "Records deleted before they were read.", _PARTITION),
     # ── what is known ──
     Row("sets", "gauge", "Sets by state.", {"state": SET_STATES}),
+    Row(
+        "shard_followed", "gauge", "1 where it is followed here, 0 where `shards.only` leaves it out.", {"shard": None}
+    ),
     Row("shard_slots", "gauge", "Slots in use, withdrawn entries included.", {"shard": None}),
     Row("shard_verified_timestamp_seconds", "gauge", "Server time of the last head it agreed with.", {"shard": None}),
     Row("shards_doubtful", "gauge", "Shards that may not be judged by, by why.", {"doubt": DOUBTS}),
+    Row("copy_saved_timestamp_seconds", "gauge", "When what is known was last saved; 0: not yet.", {}),
     Row("store_alarms", "gauge", "What is wrong with the store now and needs a person.", {"reason": STORE_REASONS}),
     Row("store_failures_total", "counter", "Times the store gave no answer or a refusal.", {"reason": STORE_REASONS}),
     Row("index_entries", "gauge", "Entries that a search can return.", {"kind": KINDS}),
@@ -224,9 +228,11 @@ class Metrics:
         self.retention = self._make(Gauge, "retention_seconds")
         self.poll_failures = self._make(Counter, "poll_failures_total")
         self.sets = self._make(Gauge, "sets")
+        self.shard_followed = self._make(Gauge, "shard_followed")
         self.shard_slots = self._make(Gauge, "shard_slots")
         self.shard_verified = self._make(Gauge, "shard_verified_timestamp_seconds")
         self.shards_doubtful = self._make(Gauge, "shards_doubtful")
+        self.copy_saved = self._make(Gauge, "copy_saved_timestamp_seconds")
         self.store_alarms = self._make(Gauge, "store_alarms")
         self.store_failures = self._make(Counter, "store_failures_total")
         self.scan_processes = self._make(Gauge, "scan_processes")

@@ -61,6 +61,7 @@ Note = Literal[
     "frame_rate_doubtful",  # the header's frame rate is not that of the frames; the denser sampling was used
     "more_video_streams",  # only the first video stream was checked
 ]
+"""Where a process follows only a part of the shards, `shards_missing:4-15/16` names the others."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FORMS: tuple[Form, ...] = get_args(Form)
 """Forms of entries. Slots hold a form's index in this tuple, so it only grows at its end."""

@@ -110,6 +110,8 @@ class View(Protocol):
     """Server time of the oldest verified head in use."""
     standing: Standing
     sets: Mapping[str, Set]
+    missing: str
+    """The shards that are not followed, as `4-15/16`; empty where all are. What is not found may stand there."""
 
     def holds(self, set_name: str) -> frozenset[Kind]:
         """The kinds of which this set has at least one active entry."""

@@ -20,6 +20,7 @@ from socket import gethostname
 from typing import Any, Literal
 
 from hashweir import __version__
+from hashweir.adapters.copy_file import CopyFile
 from hashweir.adapters.embedded_store import embedded_store
 from hashweir.adapters.file_media import FileMedia
 from hashweir.adapters.kafka_admin import KafkaAdmin, TopicPlan
@@ -35,6 +36,7 @@ from hashweir.adapters.sandbox_cache import ScanCache
 from hashweir.adapters.sandbox_fences import Fence, reached
 from hashweir.adapters.sandbox_lanes import Lanes
 from hashweir.adapters.tracing import otlp_tracer
+from hashweir.canary import CANARY_PDQ
 from hashweir.config import Config
 from hashweir.errors import ConfigError, Unreachable
 from hashweir.lifecycle import Health, HealthServer, Lifecycle, Parts
@@ -52,6 +54,9 @@ from hashweir.pipeline.worker import Limits as WorkerLimits
 from hashweir.pipeline.worker import Worker
 from hashweir.ports import MediaSource, Sandbox, Sink, SlotChange, Source, Standing, Store, Tracer, View
 from hashweir.shards.follow import Follower
+from hashweir.shards.keep import Saver
+from hashweir.shards.layout import shard_of
+from hashweir.shards.subset import Subset, parse
 
 SCAN = "hashweir.pipeline.scan:prepare"
 TOPICS = ("uploads", LONG_TOPIC, "verdicts", "matches", "dead-letters")
@@ -194,15 +199,21 @@ class Judging:
         return self.matcher_over(self.gate.usable_view)
 
 
-def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_empty: bool = False) -> Judging:
-    """Scan processes, follower and matcher over a store; nothing is started yet."""
+def judging(
+    config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_empty: bool = False, keep: bool = False
+) -> Judging:
+    """Scan processes, follower and matcher over a store; nothing is started yet.
+
+    `keep`: begin with the copy in `index.folder`, and keep it there.
+    """
     clock = SystemClock()
     listeners: list[Callable[[SlotChange], None]] = []
 
     def on_change(change: SlotChange) -> None:
         for listener in listeners:
             listener(change)
-        metrics.change_to_live.observe(max(0.0, (clock.now_ms() - change.at_ms) / 1000))
+        if follower.ready.is_set():  # or it was made while nobody was here
+            metrics.change_to_live.observe(max(0.0, (clock.now_ms() - change.at_ms) / 1000))
 
     def on_trouble(reason: str) -> None:
         if reason in STORE_REASONS:
@@ -211,9 +222,15 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
     def on_alarm(reason: str, shard: int, sentence: str) -> None:
         log.error("follow.alarm", shard=shard, reason=reason, what=sentence)
 
+    saver = None
+    if keep and config.index.folder:
+        files = CopyFile(Path(config.index.folder))
+        saver = Saver(files, every_s=config.index.save_seconds, clock=clock, log=log)
     follower = Follower(
         of,
         clock,
+        only=subset(config),
+        saver=saver,
         soft_limit_s=config.index.soft_stale_seconds,
         hard_limit_s=config.index.hard_stale_seconds,
         scrub_round_s=config.index.scrub_round_seconds,
@@ -230,9 +247,21 @@ def judging(config: Config, of: Store, metrics: Metrics, log: Logger, *, allow_e
         follower=follower,
         gate=gate,
         matcher_over=matcher_over,
-        background={"follow": follower.run, "gauges": lambda: _gauges(follower, scan, metrics, log)},
+        background={"follow": follower.run, "gauges": lambda: _gauges(follower, of, saver, scan, metrics, log)},
         on_change=listeners,
     )
+
+
+def subset(config: Config) -> Subset | None:
+    """The shards to follow; None where these are all."""
+    return parse(config.shards.only) if config.shards.only else None
+
+
+def canary_period_s(config: Config) -> float:
+    """Seconds between canaries; 0 where none are sent, for instance because their entry is in no followed shard."""
+    part = subset(config)
+    found = part is None or shard_of(bytes.fromhex(CANARY_PDQ), part.total) in part.numbers
+    return config.worker.canary_period_seconds if found else 0.0
 
 
 def media(config: Config) -> MediaSource | None:
@@ -259,7 +288,9 @@ def _matcher(
     )
 
 
-async def _gauges(follower: Follower, scan: Sandbox, metrics: Metrics, log: Logger) -> None:
+async def _gauges(
+    follower: Follower, of: Store, saver: Saver | None, scan: Sandbox, metrics: Metrics, log: Logger
+) -> None:
     """Keep the gauges of what is known and of the process up to date, and say when the standing changes."""
     before: Standing = "empty"
     loop = asyncio.get_running_loop()
@@ -267,7 +298,8 @@ async def _gauges(follower: Follower, scan: Sandbox, metrics: Metrics, log: Logg
         view = follower.known.view()
         if view.standing != before:
             tell = log.info if view.standing == "verified" else log.warning
-            tell("follow.standing", standing=view.standing, before=before, why=str(follower.trouble or ""))
+            why, missing = str(follower.trouble or ""), view.missing
+            tell("follow.standing", standing=view.standing, before=before, why=why, shards_missing=missing)
             before = view.standing
         for standing in STANDINGS:
             metrics.standing.labels(standing).set(standing == view.standing)
@@ -276,6 +308,10 @@ async def _gauges(follower: Follower, scan: Sandbox, metrics: Metrics, log: Logg
         for state in SET_STATES:
             metrics.sets.labels(state).set(sum(one.state == state for one in view.sets.values()))
         stats = follower.stats()
+        metrics.copy_saved.set(saver.saved_ms / 1000 if saver else 0)
+        numbers = {one.shard for one in stats}
+        for number in range(of.shards if stats else 0):
+            metrics.shard_followed.labels(str(number)).set(number in numbers)
         for one, shard in zip(stats, follower.known.shards, strict=True):
             metrics.applied_sequence.labels(str(one.shard)).set(one.applied_seq)
             metrics.head_sequence.labels(str(one.shard)).set(one.head_seq)
@@ -403,7 +439,7 @@ def _worker(
 ) -> tuple[Lifecycle, Judging]:
     clock = SystemClock()
     tracing = tracer(config)
-    parts = judging(config, of, metrics, log)
+    parts = judging(config, of, metrics, log, keep=True)
     name = config.worker.instance or gethostname()
     canaries = Canaries(
         assignment=lambda: worker.assignment,
@@ -414,7 +450,7 @@ def _worker(
         log=log,
         worker=name,
         topic=LONG_TOPIC if lane == "long" else "uploads",
-        period_s=config.worker.canary_period_seconds,
+        period_s=canary_period_s(config),
     )
     part = config.look_back
     ring = Ring(part.uploads, part.most_bytes)
@@ -458,7 +494,7 @@ def _worker(
             server=server,
             sandbox=parts.sandbox,
             store=of,
-            background=parts.background | ({"canary": canaries.run} if config.worker.canary_period_seconds else {}),
+            background=parts.background | ({"canary": canaries.run} if canary_period_s(config) else {}),
             sink=sink,
             source=source,
             worker=worker,

@@ -124,7 +124,9 @@ async def until(condition: Callable[[], object], seconds: float = 5.0) -> float:
 
 async def caught_up(follower: Follower, store: Store, seconds: float = 5.0) -> View:
     """The first usable view that has everything the store has now."""
-    wanted = [head.position for head in await store.heads()]
+    await until(lambda: follower.known.shards, seconds)
+    heads = await store.heads()
+    wanted = [heads[shard.number].position for shard in follower.known.shards]
     sets = (await store.read_sets()).position
 
     def there() -> bool:

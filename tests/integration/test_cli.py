@@ -130,6 +130,18 @@ def test_match_explains_each_hit(media: Path, valkey: ValkeyServer) -> None:
     assert on_store("match", "copy.jpeg", "--set", "west").returncode == 1
     assert on_store("match", "missing.jpeg").returncode == 3
 
+    halves = [
+        on_store("match", "known.jpeg", "other.png", "--json", "--shards", half) for half in ("0-7/16", "8-15/16")
+    ]
+    said = [[dict(line["verdict"]) for line in lines(half)] for half in halves]  # type: ignore[call-overload]
+    assert {verdict["outcome"] for verdict, _ in said} == {"match", "unscanned"}
+    for (_, other), others in zip(said, ("8-15/16", "0-7/16"), strict=True):
+        assert (other["outcome"], other["reason"]) == ("unscanned", "shards_missing")
+        assert other["notes"] == [f"shards_missing:{others}"]
+    eighth = on_store("match", "known.jpeg", "--shards", "0-3/8")
+    assert (eighth.returncode, eighth.stdout) == (2, "")
+    assert "0-3/8, but the store has 16 shards [shards_mismatch]" in eighth.stderr
+
 
 # ── check, and what is not there ──
 
@@ -251,6 +263,55 @@ def test_work_needs_brokers_and_a_store(tmp_path: Path) -> None:
     assert ran.returncode == 2
     assert "HASHWEIR_KAFKA__BOOTSTRAP" in ran.stderr
     assert "HASHWEIR_STORE__URL" in ran.stderr
+
+
+def test_work_refuses_a_part_of_the_shards_that_nobody_meant(tmp_path: Path) -> None:
+    """By option or by key: exit code 2, the missing shards named; --partial goes on, as all shards do."""
+    for arguments, only in ((("--shards", "0-3/16"), ""), ((), "0-3/16")):
+        ran = hashweir("work", *arguments, cwd=tmp_path, HASHWEIR_SHARDS__ONLY=only)
+        assert ran.returncode == 2
+        assert "without shards 4-15/16" in ran.stderr
+        assert "[shards_missing]" in ran.stderr
+        ran = hashweir("work", *arguments, "--partial", cwd=tmp_path, HASHWEIR_SHARDS__ONLY=only)
+        assert "[bad_config]" in ran.stderr
+    assert "[bad_config]" in hashweir("work", "--shards", "0-15/16", cwd=tmp_path).stderr
+    wrong = hashweir("work", "--shards", "3-0/16", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    wrong = hashweir("work", cwd=tmp_path, HASHWEIR_SHARDS__ONLY="16/16")
+    assert (wrong.returncode, "HASHWEIR_SHARDS__ONLY" in wrong.stderr) == (2, True)
+
+
+def test_a_worker_saves_what_it_knows_and_begins_with_it(tmp_path: Path) -> None:
+    """SIGTERM leaves the file; the next worker loads it and is ready."""
+    folder = tmp_path / "copy"
+    environment = {"PATH": os.environ["PATH"], "HASHWEIR_SCAN__PROCESSES": "1", "HASHWEIR_METRICS__PORT": "0"}
+    for expected in (["copy.saved"], ["copy.loaded", "copy.saved"]):
+        with subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "hashweir",
+                "work",
+                "--embedded",
+                "--allow-empty",
+                "--data",
+                str(tmp_path / "store"),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=environment | {"HASHWEIR_INDEX__FOLDER": str(folder)},
+        ) as worker:
+            assert worker.stderr is not None
+            said = list[str]()
+            for line in worker.stderr:
+                event = json.loads(line)["event"] if line.startswith("{") else ""
+                said.append(event)
+                if event == "service.ready":
+                    worker.send_signal(signal.SIGTERM)
+            assert worker.wait(60) == 0
+        assert [event for event in said if event.startswith("copy.")] == expected
+        assert (folder / "known.copy").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ OK, FAILED, USAGE, FINDINGS, UNREACHABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3,
 T = TypeVar("T")
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON on stdout")]
 """The `--json` flag of every command."""
+Shards = Annotated[str | None, Parameter(help="follow only these shards, as 0-3/16; nothing is `clear` then")]
+"""The `--shards` option of what judges: `shards.only` for this one run."""
 
 app = App(
     name="hashweir",
@@ -76,14 +78,22 @@ class _Globals:
     config: Path | None = None
 
 
-def settings() -> Config:
+def settings(shards: str | None = None) -> Config:
     """The configuration from `--config`, HASHWEIR_CONFIG or ./hashweir.toml, and the environment.
 
-    Raises ConfigError naming the key at fault.
+    `shards` stands in for `shards.only`. Raises ConfigError naming the key at fault, Usage for `shards`.
     """
     from hashweir.config import load
+    from hashweir.shards.subset import parse
 
-    return load(_Globals.config)
+    config = load(_Globals.config)
+    if shards is None:
+        return config
+    try:
+        only = str(parse(shards))
+    except ValueError as error:
+        raise Usage(f"--shards: {error}") from None
+    return config.model_copy(update={"shards": config.shards.model_copy(update={"only": only})})
 
 
 def run(work: Coroutine[object, object, T]) -> T:

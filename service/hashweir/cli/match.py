@@ -9,13 +9,14 @@ import msgspec
 from cyclopts import Parameter
 from msgspec import Struct
 
-from hashweir.cli import FINDINGS, OK, Json, Usage, run, settings
+from hashweir.cli import FINDINGS, OK, Json, Shards, Usage, run, settings
 from hashweir.cli.hash import Files, read_upload, require_files, shown_time
 from hashweir.cli.output import console, say, write_json
 from hashweir.errors import REASONS, HashweirError, Refused
 from hashweir.model import KINDS, Action, Form, Hit, Kind, Record, Set, Upload, Verdict
 
 if TYPE_CHECKING:
+    from hashweir.config import Config
     from hashweir.pipeline.match import Matcher
     from hashweir.ports import Accept, Found, Standing, View
     from hashweir.wiring import Judging
@@ -51,6 +52,7 @@ def match(
     set: Annotated[  # noqa: A002 - the option's name
         list[str], Parameter(help="judge by this set only", negative="", consume_multiple=False)
     ] = [],  # noqa: B006
+    shards: Shards = None,
     json: Json = False,
     exit_code: Annotated[bool, Parameter(negative="", help="exit 3 where anything is not clear")] = False,
 ) -> int:
@@ -62,15 +64,20 @@ def match(
     if not files and not hash:
         raise Usage("name a FILE or give --hash KIND:VALUE")
     hashes = {text: hash_upload(text) for text in hash}
-    return run(_match(files, hashes, set, as_json=json, strict=exit_code))
+    return run(_match(settings(shards), files, hashes, set, as_json=json, strict=exit_code))
 
 
 async def _match(
-    files: Sequence[str], hashes: Mapping[str, Upload], sets: Sequence[str], *, as_json: bool, strict: bool
+    config: Config,
+    files: Sequence[str],
+    hashes: Mapping[str, Upload],
+    sets: Sequence[str],
+    *,
+    as_json: bool,
+    strict: bool,
 ) -> int:
     from hashweir import wiring
 
-    config = settings()
     worst = OK
     async with wiring.one_shot(config) as judging:
         matcher = _narrowed(judging, sets)
@@ -125,7 +132,7 @@ class _Narrowed:
 
     def __init__(self, whole: View, names: frozenset[str]) -> None:
         self._whole = whole
-        self.position, self.as_of_ms = whole.position, whole.as_of_ms
+        self.position, self.as_of_ms, self.missing = whole.position, whole.as_of_ms, whole.missing
         self.standing: Standing = whole.standing
         self.sets: Mapping[str, Set] = {name: one for name, one in whole.sets.items() if name in names}
         self.holds, self.batch, self.count_entries = whole.holds, whole.batch, whole.count_entries
@@ -166,6 +173,9 @@ def explain(name: str, verdict: Verdict) -> list[str]:
             head += " (by exact hashes only: these sets hold no perceptual ones for it)"
     if verdict.footage is not None and verdict.footage.share_checked < 1:
         head += f" ({verdict.footage.share_checked:.0%} of it was looked at)"
+    for note in verdict.notes:
+        if note.startswith("shards_missing:"):
+            head += f" (not looked up in shards {note.partition(':')[2]})"
     lines = [head, *(f"  {explain_hit(hit)}" for hit in verdict.hits)]
     if verdict.hits_total > len(verdict.hits):
         lines.append(f"  ... and {verdict.hits_total - len(verdict.hits)} more hits")

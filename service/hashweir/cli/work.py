@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hashweir.cli import Usage, run, settings
+from hashweir.cli import Shards, Usage, run, settings
 from hashweir.cli.output import say
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ def work(
     long: Annotated[
         bool, Parameter(negative="", help="read the topic uploads.long, where worker.relay_long puts videos")
     ] = False,
+    shards: Shards = None,
+    partial: Annotated[
+        bool, Parameter(negative="", help="allow a part of the shards, where each verdict is a match or unscanned")
+    ] = False,
 ) -> int:
     """Take uploads from Kafka and answer each with a verdict, until SIGTERM or Ctrl-C.
 
@@ -31,7 +35,12 @@ def work(
     """
     if data is not None and not embedded:
         raise Usage("--data needs --embedded")
-    config = settings()
+    from hashweir.shards.subset import parse
+
+    config = settings(shards)
+    if config.shards.only and not partial and (missing := parse(config.shards.only).missing):
+        text = f"nothing would ever be clear without shards {missing}: give --partial if other workers look there"
+        raise Usage(text, "shards_missing")
     if long and embedded and not config.kafka.bootstrap:
         raise Usage("--long needs kafka.bootstrap: the stream inside one process has one lane")
     if allow_empty:

@@ -97,6 +97,12 @@ class Rows:
             found[here] = segment[rows[here] & ((1 << self.shift) - 1)]
         return found
 
+    def column(self, number: int, rows: int) -> Iterator[memoryview]:
+        """The first `rows` rows of a column, segment by segment."""
+        width = self._widths[number]
+        for segment, low, high, _ in self._parts(0, rows):
+            yield memoryview(self.now.columns[number][segment])[low * width : high * width]
+
     def __len__(self) -> int:
         """Rows that were not withdrawn."""
         return self.now.rows - self._withdrawn

@@ -13,7 +13,7 @@ reads one immutable version at its start.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import heapify, heapreplace
@@ -51,6 +51,16 @@ class Layout(NamedTuple):
 
     first: int
     width: int
+
+
+class SavedSlice(NamedTuple):
+    """A slice as plain numbers: its layout, how many rows it covers, and two runs of uint32 as bytes."""
+
+    first: int
+    width: int
+    covers: int
+    starts: memoryview
+    rows: memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +142,41 @@ class SlicedPdq:
             self._slices = _Slices(slices)
         return _due(slices, self._rows.now.rows, self._costs) is not None
 
+    def codes(self, rows: int) -> Iterator[memoryview]:
+        """The codes of the first `rows` rows, concatenated, in several pieces."""
+        return self._rows.column(0, rows)
+
+    def slices(self) -> list[SavedSlice]:
+        """What `adopt` takes, for the same codes in the same order."""
+        return [
+            SavedSlice(*one.layout, one.covers, memoryview(one.starts), memoryview(one.rows))
+            for one in self._slices.all
+        ]
+
+    def adopt(self, slices: Sequence[SavedSlice]) -> None:
+        """Take slices that an index made of the same codes. Raises ValueError for some that can't be searched."""
+        self._slices = _Slices(tuple(_restored(one, self._rows.now.rows) for one in slices))
+
     def __len__(self) -> int:
         """Rows that a search can return."""
         return len(self._rows)
+
+
+def _restored(one: SavedSlice, rows: int) -> _Slice:
+    """A slice in memory of its own; every number in it leads to where there is something."""
+    buckets = 1 << one.width if 1 <= one.width <= 28 else 0
+    fits = buckets and 0 <= one.first <= BITS - one.width and 0 < one.covers <= rows
+    if not fits or len(one.starts) < (buckets + 1) * 4 or len(one.rows) < one.covers * 4:
+        raise ValueError("a slice does not fit its index")
+    starts, places = pages((buckets + 1) * 4), pages(one.covers * 4)
+    for memory, saved in ((starts, one.starts), (places, one.rows)):
+        to = np.frombuffer(memory, np.uint32)
+        to[:] = np.frombuffer(saved, np.uint32, len(to))
+    first = np.frombuffer(starts, np.uint32)
+    ends = first[0] == 0 and first[-1] == one.covers
+    if not ends or (first[1:] < first[:-1]).any() or np.frombuffer(places, np.uint32).max() >= one.covers:
+        raise ValueError("a slice leads beyond its index")
+    return _Slice(Layout(one.first, one.width), one.covers, starts, places)
 
 
 def _overlap(a: Layout, b: Layout) -> bool:

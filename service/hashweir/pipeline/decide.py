@@ -66,7 +66,7 @@ def decide(upload: Upload, scan: Scan, neighbours: Sequence[Neighbour], view: Vi
         if near.entry.set in applicable
     )
     active = [hit for hit in hits if hit.state == "active"]
-    checked = _checked(scan, applicable)
+    checked = _checked(scan, applicable, view)
     outcome, reason, notes = _outcome(bool(active), scan, checked, applicable, view)
     listed = tuple(hits[:MAX_HITS])
     return Verdict(
@@ -106,7 +106,12 @@ def _hit(verdict: str, near: Neighbour, owner: Set, upload: Upload, scan: Scan, 
     below = (
         upload_share is not None
         and known_share is not None
-        and (upload_share < owner.video_share_upload or known_share < owner.video_share_known)
+        and (
+            upload_share < owner.video_share_upload
+            or known_share < owner.video_share_known
+            # How many entries the known video has in shards that are not followed, nobody here can say.
+            or (bool(view.missing) and owner.video_share_known > 0)
+        )
     )
     return Hit(
         id=hit_id(verdict, owner.name, entry.id, entry.kind),
@@ -194,10 +199,10 @@ def _nearest(hits: Iterable[Hit]) -> list[Hit]:
     return sorted(best.values(), key=lambda hit: (hit.state != "active", *rank(hit), hit.set))
 
 
-def _checked(scan: Scan, applicable: dict[str, Set]) -> dict[Kind, str]:
+def _checked(scan: Scan, applicable: dict[str, Set], view: View) -> dict[Kind, str]:
     """What was checked of each kind; a picture or page under the floor of any active set was not fully checked.
 
-    Of frames, the best one counts: most videos have a black one somewhere.
+    Of frames, the best one counts: most videos have a black one somewhere. Where shards are missing, nothing was.
     """
     checked = dict(scan.checked)
     main = [one for one in scan.fingerprints if one.form in _MAIN and one.quality is not None]
@@ -207,18 +212,24 @@ def _checked(scan: Scan, applicable: dict[str, Set]) -> dict[Kind, str]:
     floor = max((one.min_quality for one in applicable.values() if one.state == "active"), default=0)
     if qualities and min(qualities) < floor and checked.get("pdq") == "ok":
         checked["pdq"] = "low_quality"
+    if view.missing:
+        checked = {kind: "shards_missing" if said == "ok" else said for kind, said in checked.items()}
     return checked
 
 
 def _outcome(
     matched: bool, scan: Scan, checked: dict[Kind, str], applicable: dict[str, Set], view: View
 ) -> tuple[Outcome, str | None, tuple[str, ...]]:
+    missing = (f"shards_missing:{view.missing}",) if view.missing else ()
     if matched:
-        return "match", None, ()
+        return "match", None, missing
     if scan.reason is not None:
-        return "unscanned", scan.reason, ()
+        return "unscanned", scan.reason, missing
     if scan.media_class is None:
-        return "unscanned", "not_provided", ()
+        return "unscanned", "not_provided", missing
+    if view.missing:
+        # Whatever else is known: what would have matched, or which kinds active sets hold, may stand elsewhere.
+        return "unscanned", "shards_missing", missing
     held = {
         kind
         for name, one in applicable.items()

@@ -14,12 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from hashweir.errors import HashweirError, Refused, Unreachable
+from hashweir.errors import ConfigError, HashweirError, Refused, Unreachable
 from hashweir.ports import Clock, SlotChange, Store
+from hashweir.shards.keep import Saver
 from hashweir.shards.known import LiveKnown, Trust
 from hashweir.shards.reread import Rereader
 from hashweir.shards.scrub import Scrubber
 from hashweir.shards.shard import Gap
+from hashweir.shards.subset import Subset
 from hashweir.shards.table import Table
 from hashweir.shards.trust import Alarms, Followed, OnAlarm, ShardStats
 
@@ -44,6 +46,8 @@ class Follower:
         store: Store,
         clock: Clock,
         *,
+        only: Subset | None = None,
+        saver: Saver | None = None,
         soft_limit_s: float = 10.0,
         hard_limit_s: float = 300.0,
         ask_s: float = 1.0,
@@ -53,13 +57,14 @@ class Follower:
         on_alarm: OnAlarm = _ignore,
         on_trouble: Callable[[str], None] = _ignore,
     ) -> None:
-        """Ages are judged by `clock.monotonic`. Heads are asked after every change and at least every `ask_s`.
+        """Of the store's shards all are followed, or `only` some; a `saver` begins with a saved copy.
 
-        Every chunk is compared with the store's once in `scrub_round_s` seconds. `most` bounds the changes of a shard
-        per read. `on_change` is called for each applied change once it is visible, also for those found by a re-read,
-        but not for what was there at the start. `on_alarm` gets a reason code, a shard (-1 for the sets) and a
-        sentence, when an alarm begins; `on_trouble` the reason each time that the store gives no answer or a refusal.
-        None may raise or block.
+        Ages are judged by `clock.monotonic`. Heads are asked after every change and at least every `ask_s`. Every
+        chunk is compared with the store's once in `scrub_round_s` seconds. `most` bounds the changes of a shard per
+        read. `on_change` is called for each applied change once it is visible, also for those found by a re-read, but
+        not for what was there at the start. `on_alarm` gets a reason code, a shard (-1 for the sets) and a sentence,
+        when an alarm begins; `on_trouble` the reason each time that the store gives no answer or a refusal. None may
+        raise or block.
         """
         self.known = LiveKnown(clock, soft_limit_s, hard_limit_s)
         self.ready = asyncio.Event()
@@ -70,11 +75,13 @@ class Follower:
         """Why the store gave no answer last time; None while it answers."""
         self.alarms = Alarms(on_alarm)
         self._store, self._clock = store, clock
-        self._ask_s, self._most = ask_s, most
+        self._saver = saver
+        self._only, self._ask_s, self._most = only, ask_s, most
         self._on_change, self._on_trouble = on_change, on_trouble
         self._chunks = Rereader(store, clock, self.alarms)
         self._scrubber = Scrubber(store, self._chunks, self.known.tables, self.alarms, scrub_round_s)
         self._followed: list[Followed] = []
+        self._by_number: dict[int, Followed] = {}
         self._opened = asyncio.Event()
         self._partial = False
         self._sets_at = 0.0
@@ -84,28 +91,31 @@ class Follower:
 
     def stats(self) -> tuple[ShardStats, ...]:
         """One line per shard, for metrics."""
-        return tuple(
-            ShardStats(
-                shard=one.shard.number,
-                applied_seq=one.shard.position.seq,
-                head_seq=one.head_seq,
-                verified_at=one.verified_at,
-                as_of_ms=one.as_of_ms,
-                doubt=one.doubt,
-                rewound=one.rewound,
-                kept=len(self.known.kept(one.shard.number)),
-                live_s=one.live_s,
-            )
-            for one in self._followed
-        )
+        return tuple(one.stats() for one in self._followed)
 
     async def run(self) -> None:
-        """Follow until cancelled. An unreachable store is waited for; what was verified stays and ages."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat(self._step), name="follow shards")
-            tasks.create_task(self._repeat(self._step_sets), name="follow sets")
-            tasks.create_task(self._repeat(self._scrub), name="scrub")
-            tasks.create_task(self._tend(), name="tend tables")
+        """Follow until cancelled. An unreachable store is waited for; what was verified stays and ages.
+
+        Raises ConfigError(shards_mismatch) where the store has not as many shards as those to follow are of.
+        """
+        try:
+            await self._run()
+        except asyncio.CancelledError:
+            if self._saver:
+                await self._saver.last()
+            raise
+
+    async def _run(self) -> None:
+        upkeep = [self._repeat(self._scrub), self._tend(), *([self._saver.run()] if self._saver else [])]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for work in (self._repeat(self._step), self._repeat(self._step_sets), *upkeep):
+                    tasks.create_task(work)
+        except* ConfigError as group:
+            error = group.exceptions[0]
+        else:
+            return
+        raise error
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         """Run a step for ever. Where the store fails it, pause for longer and longer, up to a second."""
@@ -142,12 +152,12 @@ class Follower:
         await self._fill()
         asked_at = self._clock.monotonic()
         heads = await self._store.heads()
-        if len(heads) != len(self._followed):
+        if len(heads) != self._store.shards:
             raise Refused("store_not_created")
-        for one, head in zip(self._followed, heads, strict=True):
-            one.compare(head, asked_at)
+        for one in self._followed:
+            one.compare(heads[one.shard.number], asked_at)
         for change in changes:
-            self._followed[change.shard].live_s = (heads[change.shard].time_ms - change.at_ms) / 1000
+            self._by_number[change.shard].live_s = (heads[change.shard].time_ms - change.at_ms) / 1000
         self.trouble = None
         self._partial = False
         self._publish()
@@ -155,11 +165,19 @@ class Follower:
 
     async def _open(self) -> None:
         await self._store.open()
+        there = self._store.shards
+        if self._only and self._only.total != there:
+            text = f"shards.only is {self._only}, but the store has {there} shards"
+            raise ConfigError(text, "shards_mismatch")
         try:
-            self.known.begin(self._store.shards)
+            self.known.begin(there, self._only)
         except ValueError as e:
             raise Refused("store_layout", str(e)) from None
-        self._followed = [Followed(shard) for shard in self.known.shards]
+        followed = [Followed(shard) for shard in self.known.shards]
+        if self._saver:
+            await self._saver.load(self.known, followed, await self._store.heads())
+        self._followed = followed
+        self._by_number = {one.shard.number: one for one in self._followed}
         self._opened.set()
 
     async def _read(self, wait_s: float) -> Sequence[SlotChange]:
@@ -188,7 +206,7 @@ class Follower:
             if one.shard.number not in given:
                 one.distrust("gap")
         for number in sorted(given):
-            one, own = self._followed[number], [change for change in changes if change.shard == number]
+            one, own = self._by_number[number], [change for change in changes if change.shard == number]
             try:
                 while own and not one.reread:
                     taken = one.take(own[:AT_ONCE])

@@ -19,6 +19,7 @@ from hashweir.model import Batch, Set, SetState
 from hashweir.ports import Clock, Position, SetsState, Standing
 from hashweir.shards.compact import Compaction
 from hashweir.shards.shard import Shard
+from hashweir.shards.subset import Subset
 from hashweir.shards.tables import Tables
 from hashweir.shards.view import Content, KnownView
 
@@ -38,6 +39,16 @@ class Trust:
     as_of_ms: int = 0
 
 
+class SavedSets(msgspec.Struct, array_like=True, frozen=True):
+    """Sets and provenance. `unread` are batches that entries name, `off` sets that a rewound store has no say in."""
+
+    sets: SetsState | None
+    batches: dict[str, Batch]
+    unread: list[str]
+    off: dict[str, Set]
+    off_after: int | None
+
+
 class LiveKnown:
     """Implements `ports.Known`. `view` alone reads the clock: age is judged even while nobody follows."""
 
@@ -46,6 +57,7 @@ class LiveKnown:
     ) -> None:
         """Empty: standing `empty` until `begin`, loading and the first `publish`."""
         self.shards: list[Shard] = []
+        """Those that are followed, by number."""
         self.tables = tables or Tables()
         self._clock = clock
         self._limits = soft_limit_s, hard_limit_s
@@ -55,6 +67,7 @@ class LiveKnown:
         self._names: Mapping[int, str] = {}
         self._off: dict[str, Set] = {}
         self._off_after: int | None = None
+        self._missing = ""
         self._trust = Trust()
         self._version = 0
         self._views: deque[tuple[int, weakref.ref[KnownView]]] = deque()
@@ -62,12 +75,14 @@ class LiveKnown:
         self._content = self._snapshot()
         self._view = self._make()
 
-    def begin(self, shards: int) -> None:
-        """Set the number of shards, once it is known. Raises ValueError for another number later on."""
-        if self.shards and len(self.shards) != shards:
+    def begin(self, shards: int, only: Subset | None = None) -> None:
+        """Set the shards, once their number is known: all, or `only` some. Raises ValueError for others later on."""
+        followed = only or Subset(tuple(range(shards)), shards)
+        if self.shards and followed.numbers != tuple(one.number for one in self.shards):
             raise ValueError(f"{len(self.shards)} shards are loaded, the store has {shards}")
+        self._missing = followed.missing
         if not self.shards:
-            self.shards.extend(Shard(number, self.tables) for number in range(shards))
+            self.shards.extend(Shard(number, self.tables) for number in followed.numbers)
 
     # ── reading ──
 
@@ -76,10 +91,6 @@ class LiveKnown:
         if self._clock.monotonic() >= self._fresh_until:
             self._view = self._make()
         return self._view
-
-    def kept(self, shard: int) -> frozenset[str]:
-        """Ids of the entries whose withdrawal is kept against the store."""
-        return frozenset(entry.hex() for entry in self.shards[shard].kept)
 
     @property
     def sets_position(self) -> Position:
@@ -153,6 +164,23 @@ class LiveKnown:
         key = self.tables.wasteful()
         return Compaction(self.tables, self.shards, key) if key else None
 
+    # ── a copy for a later process ──
+
+    def saved_sets(self) -> SavedSets:
+        """Sets and provenance as they are, and which provenance was not read yet."""
+        batches = {batch_id: batch for batch_id, batch in self._batches.items() if batch is not None}
+        unread = self.tables.batches_named | (self._batches.keys() - batches.keys())
+        return SavedSets(self._sets, batches, sorted(unread), dict(self._off), self._off_after)
+
+    def adopt_sets(self, saved: SavedSets) -> None:
+        """Begin with what a former process had of sets and provenance."""
+        self._sets, self._batches = saved.sets, dict(saved.batches)
+        self.tables.batches_named = set(saved.unread)
+        self._off, self._off_after = dict(saved.off), saved.off_after
+        kept = saved.sets.sets if saved.sets else ()
+        self._by_name = {one.name: one for one in kept}
+        self._names = {one.number: one.name for one in kept}
+
     # ── views ──
 
     def _snapshot(self) -> Content:
@@ -178,7 +206,7 @@ class LiveKnown:
         capped = standing not in ("verified", "empty")
         position = hashlib.blake2b(self._content.digest + bytes([capped]), digest_size=16).hexdigest()
         trust = self._trust
-        view = KnownView(self._content, self._batches, position, trust.as_of_ms, standing, trust.rewound)
+        view = KnownView(self._content, self._batches, position, trust.as_of_ms, standing, trust.rewound, self._missing)
         self._views.append((self._content.version, weakref.ref(view)))
         return view
 

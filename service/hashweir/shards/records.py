@@ -9,7 +9,7 @@ One thread appends; others read meanwhile, any row below a length that they were
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ BLOCK_ROWS = 4096
 Octets = NDArray[np.uint8]
 
 
-class _Full(NamedTuple):
+class Full(NamedTuple):
     """A full block: `same` (width,) is right outside of `runs`; a run (start, end, at) says where its columns lie."""
 
     same: Octets
@@ -27,7 +27,7 @@ class _Full(NamedTuple):
     varying: Octets
 
 
-_Block = Octets | _Full
+_Block = Octets | Full
 
 
 class Records:
@@ -92,6 +92,31 @@ class Records:
             _copy(block, slice(0, used), start, column)
             yield first, column
 
+    def blocks(self) -> list[Octets | Full]:
+        """As `restored` takes them. The last one may have room, in which rows may come."""
+        return list(self._blocks)
+
+    @classmethod
+    def restored(cls, width: int, blocks: Sequence[Octets | Full], rows: int) -> Records:
+        """Rows from blocks. Raises ValueError where these are not as many, or not of this width."""
+        found = cls(width)
+        for number, block in enumerate(blocks):
+            if isinstance(block, np.ndarray):
+                used = rows - number * BLOCK_ROWS
+                if number != len(blocks) - 1 or block.shape != (used, width):
+                    raise ValueError("a block of records is not whole")
+                found.append(block)
+                continue
+            ends = all(0 <= low < high <= width and at >= 0 for low, high, at in block.runs)
+            columns = max((at + high - low for low, high, at in block.runs), default=0)
+            if not ends or block.same.shape != (width,) or block.varying.shape != (BLOCK_ROWS, columns):
+                raise ValueError("a block of records does not fit")
+            found._blocks.append(block)
+            found._rows += BLOCK_ROWS
+        if len(found) != rows:
+            raise ValueError(f"{len(found)} records of {rows}")
+        return found
+
     def bytes_held(self) -> int:
         """Bytes of all blocks."""
         return sum(b.nbytes if isinstance(b, np.ndarray) else b.same.nbytes + b.varying.nbytes for b in self._blocks)
@@ -111,7 +136,7 @@ def _copy(block: _Block, within: NDArray[np.int64] | slice, start: int, to: Octe
             to[:, first - start : last - start] = varying[:, at + first - low : at + last - low]
 
 
-def _full(block: Octets) -> _Full:
+def _full(block: Octets) -> Full:
     """A block without what repeats in it."""
     differs = (block != block[0]).any(axis=0)
     edges = np.nonzero(np.diff(np.concatenate([[False], differs, [False]])))[0].reshape(-1, 2)
@@ -119,4 +144,4 @@ def _full(block: Octets) -> _Full:
     for low, high in edges.tolist():
         runs.append((low, high, at))
         at += high - low
-    return _Full(block[0].copy(), tuple(runs), np.ascontiguousarray(block[:, differs]))
+    return Full(block[0].copy(), tuple(runs), np.ascontiguousarray(block[:, differs]))

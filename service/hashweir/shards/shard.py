@@ -8,7 +8,7 @@ active. The shard holds what the store has (or no sum would agree); no search fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,6 +76,22 @@ class Shard:
         """The row of each slot; may be written to, by who moves rows."""
         slots = self._kinds[kind]
         return slots.refs[: slots.count]
+
+    def saved(self, kind: Kind) -> tuple[Refs, list[int], list[int]]:
+        """Copies of the references of all slots, of the sums and of the sequences of all chunks."""
+        slots = self._kinds[kind]
+        return self.refs(kind).copy(), list(slots.sums), list(slots.seqs)
+
+    def adopt(
+        self, position: Position, kept: Iterable[bytes], kinds: Mapping[Kind, tuple[Refs, list[int], list[int]]]
+    ) -> None:
+        """Begin with what another process had, in place of nothing. Raises ValueError for chunks that do not fit."""
+        self.position, self.kept = position, set(kept)
+        for kind, (refs, sums, seqs) in kinds.items():
+            if not len(sums) == len(seqs) == -(-len(refs) // CHUNK_SLOTS):
+                raise ValueError(f"{len(refs)} slots in {len(sums)} chunks")
+            self._kinds[kind] = _Slots(refs, len(refs), sums, seqs)
+        self.total = sum(sum(slots.sums) for slots in self._kinds.values()) % SUM_MODULUS
 
     def snapshot(self, kind: Kind, number: int) -> Snapshot:
         """A chunk as it is now; empty where there is none."""

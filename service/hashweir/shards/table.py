@@ -10,6 +10,8 @@ with the old one keep it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,6 +46,25 @@ class Table:
         self._hidden: Octets = np.zeros(0, np.uint8)
         item = SLOT_FORMS[kind].item - self.width
         self._item = item, item + 8
+
+    @classmethod
+    def restored(cls, kind: Kind, values: Iterable[bytes], records: Records, hidden: Octets, garbage: int) -> Table:
+        """A table of rows that another one had. Raises ValueError where these are not as many of each."""
+        table = cls(kind)
+        for some in values:
+            table.index.add(some)
+        if len(table.index) != len(records) or len(hidden) != len(records):
+            raise ValueError(f"{len(table.index)} values for {len(records)} records")
+        table.records, table.garbage, table._hidden = records, garbage, hidden.copy()
+        for row in np.nonzero(hidden)[0].tolist():
+            table.index.withdraw(row)
+        return table
+
+    def hidden_rows(self) -> Octets:
+        """A copy of which rows no view counts that is made from now on: 1 for each such one."""
+        found = self._hidden[: len(self)].copy()
+        found[list(self.gone)] = 1
+        return found
 
     def __len__(self) -> int:
         """Rows ever added."""

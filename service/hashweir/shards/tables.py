@@ -6,7 +6,7 @@ A slot's place in the tables is one number, its reference: the form in the high 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,6 +120,17 @@ class Tables:
             self._leaving.extend((self.version, table, row, False) for row in left)
             if left:
                 self._count(kind, table.take(np.array(left))[0], -1)
+
+    def holding(self) -> list[tuple[int, Kind, int]]:
+        """How many active entries of a kind each set has: set number, kind, count."""
+        return [(number, kind, count) for (number, kind), count in self._holding.items() if count]
+
+    def adopt(self, by_key: Mapping[TableKey, Table], holding: Iterable[tuple[int, Kind, int]]) -> None:
+        """Begin with tables that another process had, in place of none."""
+        self.by_key = by_key
+        self._holding = Counter({(number, kind): count for number, kind, count in holding})
+        owners = {number for number, _ in self._holding}
+        self.holds = {one: frozenset(kind for number, kind in self._holding if number == one) for one in owners}
 
     def hidden(self, kind: Kind, refs: Refs) -> NDArray[np.bool_]:
         """Which of these rows no search finds."""

@@ -13,7 +13,7 @@ head: either at the moment that head is read, or later, when the changes up to i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -35,6 +35,15 @@ class ShardStats(Struct, frozen=True, kw_only=True):
     rewound: bool
     kept: int
     live_s: float
+
+
+class History(NamedTuple):
+    """A shard's past, as far as it decides whose word counts. `identity` is role and replication id of a server."""
+
+    rewound: bool
+    suspect: bool
+    identity: tuple[str, str] | None
+    former_epochs: tuple[int, ...]
 
 
 OnAlarm = Callable[[str, int, str], None]
@@ -85,6 +94,30 @@ class Followed:
         self._identity: tuple[str, str] | None = None
         self._former_epochs: set[int] = set()
         self._ahead: tuple[Head, float] | None = None
+
+    def stats(self) -> ShardStats:
+        """For metrics."""
+        return ShardStats(
+            shard=self.shard.number,
+            applied_seq=self.shard.position.seq,
+            head_seq=self.head_seq,
+            verified_at=self.verified_at,
+            as_of_ms=self.as_of_ms,
+            doubt=self.doubt,
+            rewound=self.rewound,
+            kept=len(self.shard.kept),
+            live_s=self.live_s,
+        )
+
+    def history(self) -> History:
+        """What a later process has to know of this shard's past."""
+        return History(self.rewound, self.suspect, self._identity, tuple(self._former_epochs))
+
+    def resume(self, history: History) -> None:
+        """Begin with a copy that a former process had: doubtful, until the stream and a head say what it is worth."""
+        self.rewound, self.suspect, self._identity, former = history
+        self._former_epochs = set(former)
+        self.loaded, self.reread = True, False
 
     @property
     def behind(self) -> bool:

@@ -40,7 +40,17 @@ class Content:
 class KnownView:
     """One consistent state of everything known (`ports.View`). Any thread may search it."""
 
-    __slots__ = ("__weakref__", "_batches", "_content", "as_of_ms", "position", "rewound", "sets", "standing")
+    __slots__ = (
+        "__weakref__",
+        "_batches",
+        "_content",
+        "as_of_ms",
+        "missing",
+        "position",
+        "rewound",
+        "sets",
+        "standing",
+    )
 
     def __init__(
         self,
@@ -50,13 +60,15 @@ class KnownView:
         as_of_ms: int,
         standing: Standing,
         rewound: bool,
+        missing: str = "",
     ) -> None:
         """`batches` may grow, for an id always stands for the same record. `rewound` says why a view is `degraded`:
-        the store lost part of its history and nobody has ruled on it."""
+        the store lost part of its history and nobody has ruled on it. `missing` are shards that are not followed."""
         self.position = position
         self.as_of_ms = as_of_ms
         self.standing: Standing = standing
         self.rewound = rewound
+        self.missing = missing
         self.sets: Mapping[str, Set] = content.sets
         self._content = content
         self._batches = batches

@@ -295,3 +295,45 @@ def test_searches_overlap_merges() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_adopted_slices_find_what_they_found() -> None:
+    """An index of the same codes begins with another one's slices: same hits, nothing due, and it may go on."""
+    rng = np.random.default_rng(SEED)
+    known = codes(rng, 20_000)
+    first, second = SlicedPdq(shift=12), SlicedPdq(shift=12)
+    first.add(known.tobytes())
+    tended(first)
+    second.add(b"".join(first.codes(len(known))))
+    second.adopt(first.slices())
+    assert len(second.slices()) > 0
+    assert second._slices.all[0].rows is not first._slices.all[0].rows
+    asked = around(rng, known, 60)
+    for radius in RADII[:4]:
+        assert second.search(asked, radius).tuples() == first.search(asked, radius).tuples()
+    for index in (first, second):
+        index.add(known[:9000].tobytes())
+        tended(index)
+    assert second.search(asked, 31).tuples() == first.search(asked, 31).tuples()
+
+
+@pytest.mark.parametrize("fault", ["short", "beyond", "unordered", "wide", "outside", "covers"])
+def test_slices_that_lead_elsewhere_are_refused(fault: str) -> None:
+    """A search trusts every number in a slice, so none gets there that leads out of memory."""
+    index = SlicedPdq()
+    index.add(codes(np.random.default_rng(SEED), 20_000).tobytes())
+    one = tended(index).slices()[0]
+    starts, rows = (np.frombuffer(some, np.uint32).copy() for some in (one.starts, one.rows))
+    if fault == "beyond":
+        rows[7] = 20_000
+    if fault == "unordered":
+        starts[5] = 20_001
+    changes: dict[str, Any] = {
+        "short": {"starts": one.starts[:-4]},
+        "wide": {"width": 29},
+        "outside": {"first": 250},
+        "covers": {"covers": 20_001},
+    }
+    wrong = one._replace(**changes.get(fault, {"starts": starts.data, "rows": rows.data}))
+    with pytest.raises(ValueError, match="a slice"):
+        index.adopt([wrong])

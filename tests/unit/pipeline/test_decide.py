@@ -230,3 +230,26 @@ def test_ids_are_derived() -> None:
     assert len(set(ids)) == 4
     assert all(len(one) == 32 for one in ids)
     assert hit_id(ids[0], "s", "e", "pdq") != hit_id(ids[0], "s", "e", "tlsh")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=6),
+    st.integers(0, 100),
+    st.sampled_from([None, "undecodable"]),
+    st.sampled_from(["active", "shadow", "off"]),
+)
+def test_a_part_of_the_shards_never_clears(
+    known: list[tuple[int, bool]], quality: int, reason: str | None, state: str
+) -> None:
+    """Whatever is held and asked: what a part finds the whole finds too, and the rest is never clear."""
+    entries = [(make_entry(flip(HASH, bits), number=number + 1), held) for number, (bits, held) in enumerate(known)]
+    sets = {"own": make_set(state=state)}
+    scan = image(pdq(quality=quality), reason=reason)
+    whole = judge(scan, ListView([entry for entry, _ in entries], sets))
+    part = judge(scan, ListView([entry for entry, held in entries if held], sets, missing="4-15/16"))
+    assert part.outcome in ("match", "unscanned")
+    assert part.outcome == "unscanned" or whole.outcome == "match"
+    assert ORDER(part.action) <= ORDER(whole.action)
+    assert part.reason == (None if part.outcome == "match" else reason or "shards_missing")
+    assert "shards_missing:4-15/16" in part.notes
+    assert "ok" not in part.checked.values()

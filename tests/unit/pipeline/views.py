@@ -19,6 +19,7 @@ class ListView:
     position: str = "p0"
     as_of_ms: int = 1_000
     standing: Standing = "verified"
+    missing: str = ""
     batches: Mapping[str, Batch] = field(default_factory=dict)
 
     def holds(self, set_name: str) -> frozenset[Kind]:

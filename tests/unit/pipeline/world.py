@@ -30,6 +30,7 @@ class OneView:
 
     position = "0" * 32
     as_of_ms = 0
+    missing = ""
 
     def __init__(self, standing: Standing, active: bool, canary: bool) -> None:
         self.standing = standing
