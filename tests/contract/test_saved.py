@@ -264,9 +264,11 @@ async def test_a_folder_that_is_taken_or_none_costs_only_the_file(tmp_path: Path
     await store.create(SHARDS)
     await begun(store)
     (tmp_path / "file").write_bytes(b"")
-    async with kept(store, tmp_path), kept(store, tmp_path) as (follower, said):
-        await caught_up(follower, store)
-        assert said.reasons == ["saved_in_use"]
+    async with kept(store, tmp_path) as (first, _):
+        await caught_up(first, store)
+        async with kept(store, tmp_path) as (follower, said):
+            await caught_up(follower, store)
+            assert said.reasons == ["saved_in_use"]
     async with kept(store, tmp_path / "file") as (follower, said):
         await caught_up(follower, store)
         assert said.reasons == ["saved_unwritable"]
