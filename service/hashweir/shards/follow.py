@@ -259,6 +259,7 @@ class Follower:
     async def _tend(self) -> None:
         """Do what tables need, one bounded piece after the other, beside serving and applying."""
         tended = dict[Table, tuple[int, int]]()
+        await self.ready.wait()  # slices of what is still loading would have to be made again
         while True:
             before, tended = tended, {}
             for table in list(self.known.tables.by_key.values()):
