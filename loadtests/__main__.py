@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     out = options.out or Path(f"loadtest-{scenario.name}")
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    (out / "report.md").write_text(report.markdown(said), encoding="utf-8")
+    (out / "report").with_suffix(".md").write_text(report.markdown(said), encoding="utf-8")
     plots.draw(said, out)
     print(report.markdown(said), end="")
     return 1 if said["lost"] or said["wrong"] or said["refused"] or said["unscanned_by_fault"] else 0
