@@ -2,7 +2,7 @@
 
 One task reads changes of all shards with one blocking read, applies them, asks all heads, and only then publishes: in
 the quiet case nothing is visible that a head has not confirmed. Another task waits for the sets. A third looks for
-damage that no sequence shows. A fourth does the tables' upkeep, in threads.
+damage that no sequence shows. A fourth does the tables' upkeep, in threads. Long because they share one state.
 
     read changes ─► apply ─► ask heads ─► publish ─► re-read what is doubtful ─┐
           ▲                                                                    │
