@@ -11,11 +11,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.kafka_world import KafkaWorld
 from tests.servers.kafka import KafkaBroker
 from tests.servers.kafka.jars import kafka_version
 from tests.servers.store import RedisServer, ValkeyServer
+
+# A law is no clock: what takes long on a busy machine is not wrong. The time limit of a test ends what hangs.
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("laws")
 
 _SERVERS: dict[str, type] = {"kafka": KafkaBroker, "valkey": ValkeyServer, "redis": RedisServer}
 _met: Counter[str] = Counter()

@@ -16,9 +16,7 @@ from hashweir.ports import EditResult, Position, Store
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS, digest, pack, slot_sum, unpack
 from tests.contract.stores import SHARDS, Deployments, add, in_shard, part, withdraw
 
-EXAMPLES = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 POOL = list(islice(in_shard(0), 12))
 NAMES = {7: "known"}
 

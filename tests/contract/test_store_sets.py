@@ -14,7 +14,7 @@ from hashweir.model import Batch, Set, SetState
 from hashweir.ports import Position
 from tests.contract.stores import SHARDS, Deployments, add, entries, part, shard_of
 
-EXAMPLES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def a_set(name: str = "known", state: SetState = "shadow") -> Set:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hashweir.canary import CANARY_PDQ, CANARY_SET, CANARY_SOURCE, CANARY_TYPE, is_canary, picture
@@ -61,7 +61,6 @@ def test_the_same_picture_from_anybody_else_is_judged_by_the_sets_of_the_platfor
     assert judge(canary(source="platform"), without).reason == "no_active_set"
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_who_claims_to_be_a_canary_has_to_be_one(data: st.DataObject) -> None:
     """The source alone opens no way past the sets: one byte that differs, other than the token, and it is traffic."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 
@@ -18,7 +18,6 @@ def page(registry: CollectorRegistry) -> bytes:
     return generate_latest(registry)
 
 
-@settings(deadline=None)
 @given(EDGES, VALUES)
 def test_it_writes_the_page_that_the_library_writes(edges: list[float], values: list[tuple[str, float]]) -> None:
     """Edges, cumulation, values that lie on an edge, odd labels: the library is the oracle."""

@@ -60,7 +60,7 @@ def test_the_usual_sizes(size: tuple[int, int]) -> None:
 
 
 @given(height=st.integers(1, 300), width=st.integers(1, 300), seed=st.integers(0, 2**32), smooth=st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_size(height: int, width: int, seed: int, smooth: bool) -> None:
     rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     if smooth:

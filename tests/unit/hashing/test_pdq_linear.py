@@ -34,7 +34,7 @@ def bands(chance: np.random.Generator, rows: int) -> tuple[npt.NDArray[np.int64]
     seed=st.integers(0, 2**32),
     plain=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_products(rows: int, width: int, channels: int, seed: int, plain: bool) -> None:
     chance = np.random.default_rng(seed)
     levels = chance.integers(0, 256, (rows, width, channels), np.uint8)

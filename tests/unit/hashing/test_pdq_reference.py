@@ -62,7 +62,7 @@ def test_many_varied_pictures(plain: bool) -> None:
     levels=st.sampled_from([1, 2, 16, 256]),
     plain=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_size(height: int, width: int, seed: int, levels: int, plain: bool) -> None:
     chance = np.random.default_rng(seed)
     require_identity(chance.integers(0, 256, levels, np.uint8)[chance.integers(0, levels, (height, width, 3))], plain)

@@ -231,7 +231,7 @@ class Model(RuleBasedStateMachine):
             assert len(self.index) == len(self.alive)
 
 
-Model.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Model.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
 TestModel: Any = Model.TestCase
 
 

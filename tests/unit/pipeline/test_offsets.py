@@ -87,7 +87,7 @@ class TrackerAgainstModel(RuleBasedStateMachine):
 
 
 TestTrackerAgainstModel = TrackerAgainstModel.TestCase
-TestTrackerAgainstModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTrackerAgainstModel.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.randoms(use_true_random=False))
@@ -186,7 +186,7 @@ class BudgetAgainstModel(RuleBasedStateMachine):
 
 
 TestBudgetAgainstModel = BudgetAgainstModel.TestCase
-TestBudgetAgainstModel.settings = settings(max_examples=100, deadline=None)
+TestBudgetAgainstModel.settings = settings(max_examples=100)
 
 
 @pytest.mark.parametrize(("items", "size", "pause", "resume"), [(0, 1, 0.8, 0.5), (1, 0, 0.8, 0.5), (1, 1, 0.5, 0.5)])

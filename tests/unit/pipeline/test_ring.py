@@ -140,7 +140,7 @@ def _few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ring_module, "BLOCKS", 4)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_the_ring_is_a_deque(data: st.DataObject) -> None:
     """After any adds, marks and restarts it holds the last uploads, in order, and finds just those."""
@@ -168,7 +168,7 @@ def test_the_ring_is_a_deque(data: st.DataObject) -> None:
         check_finds(ring, model, kind, data.draw(st.lists(values(kind), min_size=1, max_size=3), "asked"))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(items(), min_size=1, max_size=4), st.integers(1, 20_000))
 def test_memory_is_bounded_and_the_oldest_go_first(some: list[tuple[Upload, Scan]], most: int) -> None:
     """Never more bytes than allowed, but for the newest upload; what is left are the newest."""
@@ -182,7 +182,7 @@ def test_memory_is_bounded_and_the_oldest_go_first(some: list[tuple[Upload, Scan
     assert kept == added[len(added) - len(kept) :]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(items(), st.data())
 def test_a_damaged_file_is_refused(item: tuple[Upload, Scan], data: st.DataObject) -> None:
     """Whatever byte is changed or cut off, a file is refused with its reason."""

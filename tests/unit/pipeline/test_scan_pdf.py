@@ -189,7 +189,7 @@ def test_damaged_files_give_a_scan_or_a_reason() -> None:
         sound(spoilt)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.randoms(use_true_random=False), st.integers(1, 400))
 def test_any_operators_give_a_scan(rng: random.Random, count: int) -> None:
     words = [b"q", b"Q", b"BT", b"ET", b"/F 9 Tf", b"(x) Tj", b"/I0 Do", b"1 0 0 1 9 9 cm", b"99999999 w", b"re", b"f"]
