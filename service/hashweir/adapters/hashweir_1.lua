@@ -92,6 +92,12 @@ local function look(prefix, bucket, id)
   return nil
 end
 
+-- Cut off the oldest changes. A sixteenth of a large shard stays, so that whoever follows an import into it has time.
+local function trim(changes, epoch, seq, least, entries)
+  local keeps = math.max(tonumber(least), floor(tonumber(entries) / 16))
+  if seq > keeps then call('XTRIM', changes, 'MINID', '~', epoch .. '-' .. string.format('%d', seq - keeps)) end
+end
+
 -- What is wrong with an edit, or false. An edit is a verb (A or W) and the kind's number, a slot and a side record; of
 -- a withdrawal only the entry id in its slot counts.
 local function fault(verb, kind, state)
@@ -230,9 +236,7 @@ local function apply(keys, args)
   local answer, written = table.concat(results), string.format('%d', seq)
   if next(deltas) then
     call('XADD', changes, epoch .. '-' .. written, 'c', table.concat(record))
-    if seq > tonumber(args[1]) then
-      call('XTRIM', changes, 'MINID', '~', epoch .. '-' .. string.format('%d', seq - args[1]))
-    end
+    trim(changes, epoch, seq, args[1], entries)
     call('HSET', head, 'seq', written, 'total', string.format('%.0f', total), 'entries', entries)
     for kind, count in pairs(counts) do call('HSET', head, 'n:' .. KINDS[kind], count) end
   end
@@ -354,7 +358,7 @@ local function mend(keys, args)
   record[1] = u64(clock[1] * 1000 + floor(clock[2] / 1000))
   local written = string.format('%d', seq + used)
   call('XADD', changes, epoch .. '-' .. written, 'c', table.concat(record))
-  call('XTRIM', changes, 'MINID', '~', epoch .. '-' .. string.format('%d', math.max(1, seq + used - args[1])))
+  trim(changes, epoch, seq + used, args[1], call('HGET', head, 'entries') or 0)
   call('HSET', head, 'seq', written, 'total', string.format('%.0f', total))
   return {epoch, written}
 end
