@@ -143,6 +143,17 @@ async def test_a_trimmed_stream_shows_as_a_gap(bench: Bench) -> None:
     assert len(changes) < 400
 
 
+async def test_a_large_shard_keeps_a_sixteenth_of_its_entries_as_changes(bench: Bench) -> None:
+    """Who follows an import into it is overtaken no sooner than that."""
+    many = list(islice(in_shard(0), 4000))
+    for at in range(0, 4000, 50):
+        await bench.store.apply(part(f"op-{at}", *map(add, many[at : at + 50])))
+    start = (await bench.store.head(0)).position
+    behind = Position(start.epoch, start.seq - 250)
+    changes = await bench.store.read_changes({0: behind}, 0, 10_000)
+    assert [change.position.seq for change in changes] == list(range(behind.seq + 1, start.seq + 1))
+
+
 async def test_another_layout_is_left_alone(bench: Bench) -> None:
     """A program of layout 1 neither reads nor writes what another version made."""
     entry = next(in_shard(0))
