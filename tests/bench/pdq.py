@@ -3,8 +3,8 @@
     .venv/bin/python -m tests.bench.pdq [--scale N] [--seed N]
 
 Prints one table. Times are CPU times of this process with one thread per library; every ratio comes from one run in
-which both sides take turns. A total is over all pictures, near-ties included. `--scale 10` takes a tenth of the
-pictures.
+which both sides take turns, and is of medians of three. A total is over all pictures, near-ties included. `--scale 10`
+takes a tenth of the pictures.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ CLASSES = {
     "12 Mpx": (4000, 3000, 80),
 }
 """Width, height and how many of each."""
+ROUNDS = 3
+"""Runs of each side in a row, of which the median counts: in a scan process nothing comes between pictures, either."""
 VARIED = 1600
 """Pictures of all sizes from 5 pixels a side."""
 
@@ -69,9 +71,12 @@ class Tally:
     given_up: int = 0
 
     def time(self, what: str, run: Callable[[], Any]) -> Any:
-        started = process_time()
-        result = run()
-        self.times.setdefault(what, []).append(process_time() - started)
+        times = []
+        for _ in range(ROUNDS):
+            started = process_time()
+            result = run()
+            times.append(process_time() - started)
+        self.times.setdefault(what, []).append(median(times))
         return result
 
     def ratio(self, slow: str, quick: str, digits: int = 1) -> str:

@@ -35,8 +35,8 @@ from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES
 _LIBRARY = Path(__file__).with_name("hashweir_1.lua")
 _DAY_MS = 86_400_000
 STREAM_LENGTH = 4096
-"""Changes that a shard's stream keeps at least (0.5 MB), else one for every sixteenth entry. Who is farther behind re-reads
-the chunks whose sums differ."""
+"""Changes that a shard's stream keeps at least (0.5 MB), else one for every sixteenth entry. Who is farther behind
+re-reads the chunks whose sums differ."""
 _RETRY_S = 0.1
 _CHANGES_PER_RECORD = 16
 """About what a record of a busy stream holds: 1 of a single change, 256 of a bulk import."""
