@@ -44,7 +44,7 @@ TEXT = " ".join(f"word{n} of a sentence that goes on and on" for n in range(60))
 
 
 @asynccontextmanager
-async def busy_worker(server: ValkeyServer) -> AsyncIterator[int]:
+async def busy_worker(server: ValkeyServer, folder: Path) -> AsyncIterator[int]:
     """A whole worker over a stream in this process, with a little of every kind of upload; its metrics port."""
     port = free_port()
     config = Config.model_validate(
@@ -53,6 +53,7 @@ async def busy_worker(server: ValkeyServer) -> AsyncIterator[int]:
             "scan": {"processes": 1},
             "worker": {"canary_period_seconds": 0.5},
             "metrics": {"port": port},
+            "index": {"folder": str(folder), "save_seconds": 1},
         }
     )
     store = wiring.store(config)
@@ -111,9 +112,9 @@ def filled(query: str) -> str:
     return query
 
 
-async def test_every_query_answers_and_all_rules_run(valkey_server: ValkeyServer) -> None:
+async def test_every_query_answers_and_all_rules_run(valkey_server: ValkeyServer, tmp_path: Path) -> None:
     """Each panel has data, but for those where there is rightly none; no rule fails; nothing fires."""
-    async with busy_worker(valkey_server) as port:
+    async with busy_worker(valkey_server, tmp_path) as port:
         with Prometheus([f"127.0.0.1:{port}"], RULES) as prometheus:
             panels = [panel for _, row in generate.ROWS for panel in row]
             deadline = asyncio.get_running_loop().time() + 60
