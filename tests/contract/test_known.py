@@ -316,6 +316,7 @@ async def test_a_store_that_went_back_resurrects_nothing(beyond: bool) -> None:
         assert follower.alarms.active == {}
 
 
+@pytest.mark.slow
 async def test_random_faults_never_bring_a_withdrawal_back() -> None:
     """Adds, withdrawals, lost records and rewinds by chance: usable views hold no entry withdrawn and not re-added.
 

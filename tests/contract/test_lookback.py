@@ -259,6 +259,7 @@ async def test_an_entry_after_its_upload_gives_one_late_verdict() -> None:
         no_two_bodies(world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("few", "most"), [(10_000, 10_000), (0, 10_000), (0, 20)])
 async def test_whichever_way_is_searched(monkeypatch: pytest.MonkeyPatch, few: int, most: int) -> None:
     """A bulk import under traffic: in the end what was said of each upload last is what would be said of it now."""

@@ -99,6 +99,7 @@ def test_lag_is_told_in_records_seconds_and_time_to_drain() -> None:
     assert "lag" in [label for label, _, bad in top.lines(shown) if bad]
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 200), min_size=1, max_size=50), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
 def test_a_quantile_lies_in_the_bucket_of_the_true_one(values: list[float], share: float) -> None:
     made = Metrics()

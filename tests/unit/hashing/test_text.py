@@ -39,6 +39,7 @@ def test_vectors(row: dict[str, Any]) -> None:
         assert (show("tlsh", value) if value else None) == expected
 
 
+@pytest.mark.slow
 def test_every_code_point_on_every_python() -> None:
     for plane, digest in enumerate(VECTORS["every_code_point"]):
         codes = range(plane << 16, (plane + 1) << 16)
@@ -98,6 +99,7 @@ def test_the_tables_are_those_of_unicode_14() -> None:
     assert formats <= removed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["a" + "\u0301\u0323" * 500_000, "\ufe7b\ufe77" * 300_000, "a\u0378" * 400_000, "\ufdfa" * 300_000],

@@ -240,6 +240,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+@pytest.mark.slow
 def test_two_hundred_merges_leave_no_memory_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices are built anew, searched and given back; what is resident does not grow with their number."""
     index, rng = SlicedPdq(Costs(smallest=2)), np.random.default_rng(SEED)

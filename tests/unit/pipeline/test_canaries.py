@@ -168,6 +168,7 @@ def test_where_they_cannot_be_sent_uploads_go_on() -> None:
     run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [None, "scan_died"])
 def test_canaries_neither_trip_the_brake_nor_hold_it_off(fault: str | None) -> None:
     """200 dead letters in a row stop a partition, with good canaries between them; bad canaries alone never do."""
@@ -189,6 +190,7 @@ def test_canaries_neither_trip_the_brake_nor_hold_it_off(fault: str | None) -> N
     run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_is_lost_or_passed_while_workers_come_and_go(seed: int) -> None:
     """The law of every commit holds with canaries among the uploads, and those that survive sing on."""

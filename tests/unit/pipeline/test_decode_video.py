@@ -178,6 +178,7 @@ def test_a_file_cut_short_gives_what_it_has() -> None:
     assert found.frames[:2] == sample(whole, "video/x-matroska", LIMITS, seen).frames[:2]
 
 
+@pytest.mark.slow
 def test_damaged_files_never_raise_anything_else() -> None:
     """Whatever the bytes are: frames, or a reason. Frames in order, times within the video."""
     reasons = set()

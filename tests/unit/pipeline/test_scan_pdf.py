@@ -183,6 +183,7 @@ def test_a_page_that_says_it_is_one_of_a_text_is_a_lie() -> None:
             unpack_reply(pack(Reply(number=1, scan=msgspec.structs.replace(result, fingerprints=lie)))[4:], 1)
 
 
+@pytest.mark.slow
 def test_damaged_files_give_a_scan_or_a_reason() -> None:
     content = pdf(Sheet(lines(PROSE)), scanned(photo(size=(200, 200))), SCAN)
     for spoilt in damaged(content, seed=7, count=60):

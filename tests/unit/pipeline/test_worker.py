@@ -361,6 +361,7 @@ def test_a_commit_that_comes_too_late_costs_nothing_but_the_repeat() -> None:
     run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(30))
 def test_nothing_is_lost_whatever_happens(seed: int) -> None:
     """Kills, joins, drains, outages, doubt, slow and bad uploads in any order: every upload gets its verdict.

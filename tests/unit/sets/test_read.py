@@ -108,6 +108,7 @@ def test_what_is_written_as_a_line_is_read_back(written: list[Line]) -> None:
             )
 
 
+@pytest.mark.slow
 @given(lines)
 def test_every_line_fits_the_schema(line: Line) -> None:
     jsonschema.validate(json.loads(show_line(line)), schema())

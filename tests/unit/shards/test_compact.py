@@ -8,6 +8,7 @@ import threading
 import weakref
 from itertools import count, cycle
 
+import pytest
 from msgspec.structs import replace
 
 from hashweir.hashing import HASHERS
@@ -92,6 +93,7 @@ def seen(view: KnownView) -> dict[str, Entry]:
     return found
 
 
+@pytest.mark.slow
 def test_views_stay_as_they_were_over_changes_and_compactions() -> None:
     """A view finds what was active when it was made, for as long as it is held, whatever moves meanwhile."""
     rng, world, held = random.Random(5), World(least_garbage=8), list[tuple[KnownView, dict[str, Entry]]]()
@@ -152,6 +154,7 @@ def test_threads_search_one_state_while_tables_are_compacted() -> None:
     assert seen(world.publish()) == world.active
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_200_compactions() -> None:
     """Old tables end with their last view, and a table is as large as what it holds."""
     world, old = World(least_garbage=30), list[weakref.ref[Table]]()
