@@ -41,9 +41,9 @@ def test_without_labels_it_is_there_from_the_start() -> None:
 
 
 def test_a_mistake_is_told() -> None:
-    registry = CollectorRegistry(auto_describe=True)
-    tally = Tally("some_seconds", "How long.", ("stage",), registry=registry, buckets=(1.0,))
+    collectors = CollectorRegistry(auto_describe=True)
+    tally = Tally("some_seconds", "How long.", ("stage",), registry=collectors, buckets=(1.0,))
     with pytest.raises(ValueError, match="labels"):
         tally.labels("a", "b")
     with pytest.raises(ValueError, match="Duplicated"):
-        Tally("some_seconds", "How long.", ("stage",), registry=registry, buckets=(1.0,))
+        Tally("some_seconds", "How long.", ("stage",), registry=collectors, buckets=(1.0,))
