@@ -84,14 +84,16 @@ class KafkaMember:
         self.running = asyncio.create_task(self.worker.run())
 
     async def stop(self) -> None:
-        """Drain, as the lifecycle does; a worker that has failed is only closed."""
-        if self.running is not None and not self.running.done():
-            self.worker.stop_polling()
-            await self.running
-            await self.worker.finish(5.0)
-        await self.sink.stop()
-        await self.worker.commit_rest(3.0)
-        await self.source.stop()
+        """Drain, as the lifecycle does; a worker that has failed, or fails while it drains, is still closed."""
+        try:
+            if self.running is not None and not self.running.done():
+                self.worker.stop_polling()
+                await self.running
+                await self.worker.finish(5.0)
+        finally:
+            await self.sink.stop()
+            await self.worker.commit_rest(3.0)
+            await self.source.stop()
 
     def value(self, name: str, **labels: str) -> float:
         """A metric's value."""

@@ -21,7 +21,7 @@ from hashweir.adapters.kafka_source import KafkaSource
 from hashweir.errors import HashweirError, Unreachable
 from hashweir.model import Message, Record
 from hashweir.ports import Partition, RangeLost
-from tests.integration.kafka_member import BRISK, OUTPUTS, expected, make_topics, member, verdicts
+from tests.integration.kafka_member import BRISK, OUTPUTS, KafkaMember, expected, make_topics, member, verdicts
 from tests.kafka_world import KafkaWorld, until
 from tests.servers.kafka import KafkaBroker
 
@@ -241,19 +241,25 @@ async def test_missing_topics_end_the_start(kafka: KafkaWorld) -> None:
 async def test_two_workers_under_one_static_id_end_loudly(kafka: KafkaWorld) -> None:
     """They take the id from each other and neither ever commits: one of them sees it, and ends."""
     topic = await make_topics(kafka, 2)
-    async with member(kafka, "same") as one, member(kafka, "same") as two:
-        running = [each.running for each in (one, two) if each.running is not None]
+    members = [KafkaMember(kafka, "same"), KafkaMember(kafka, "same")]
+    try:
+        for one in members:
+            await one.start()
+        running = [one.running for one in members if one.running is not None]
         deadline = time.monotonic() + 60
         while not any(task.done() for task in running):
             assert time.monotonic() < deadline, "neither of two workers under one id has ended"
             await kafka.produce(topic, numbered(0, 20), 0)
             await asyncio.sleep(0.05)
-        for task in running:
-            if task.done():
-                error = task.exception()
-                assert isinstance(error, HashweirError)
-                assert error.reason == "stream_fenced"
-                assert "same" in str(error)
+    finally:
+        # The other one may see it too, while it drains.
+        await asyncio.gather(*(one.stop() for one in members), return_exceptions=True)
+    errors = [error for task in running if (error := task.exception()) is not None]
+    assert errors
+    for error in errors:
+        assert isinstance(error, HashweirError)
+        assert error.reason == "stream_fenced"
+        assert "same" in str(error)
 
 
 async def test_a_new_group_begins_where_it_is_told_and_added_partitions_at_their_beginning(kafka: KafkaWorld) -> None:

@@ -19,6 +19,7 @@ from aiokafka.errors import (
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
+    UnknownError,
     UnknownMemberIdError,
 )
 
@@ -262,10 +263,15 @@ class KafkaSource:
             await self._find_corrupt()
         else:
             self._trouble = unreachable(self._access, f"{type(error).__name__} {error}".strip())
-            # The coordination task of aiokafka is dead, or dies each time it is revived (a static id taken by another
-            # comes as UnknownError): the broker answers us, and still nothing works.
+            # The coordination task of aiokafka is dead, or dies each time it is revived: the broker answers us, and
+            # still nothing works.
             if self._failed >= FAILURES and self._down is None:
-                self._end(f"{self._failed} polls failed in a row: {type(error).__name__} {error}")
+                # aiokafka has no class for error 82, the broker's word for a static id that another has taken, and
+                # tells it as the text of a general one.
+                if self._instance_id and repr(UnknownError()) in str(error):
+                    self._fence()
+                else:
+                    self._end(f"{self._failed} polls failed in a row: {type(error).__name__} {error}")
         await asyncio.sleep(0.1)
 
     async def _find_corrupt(self) -> None:
@@ -304,6 +310,10 @@ class KafkaSource:
         self._untold.append(lost)
         if self._ready:
             self._consumer.pause(tp)
+
+    def _fence(self) -> Refused:
+        self._fatal = Refused("stream_fenced", f"another process runs as {self._instance_id!r} in {self._group!r}")
+        return self._fatal
 
     def _end(self, why: str) -> None:
         self._fatal = self._fatal or HashweirError("stream_stuck", f"kafka at {self._access.bootstrap}: {why}")
@@ -359,12 +369,11 @@ class KafkaSource:
         self._at.clear()
         self._untold.clear()
         # Once is a late member. Again and again, with no commit between, are two processes under one static id: each
-        # join takes it from the other. aiokafka names the id only when joining, so the broker fences neither.
+        # join takes it from the other. aiokafka names the id only when joining, so the broker fences no commit.
         if isinstance(error.__cause__, UnknownMemberIdError):
             self._refused += 1
         if self._instance_id and self._refused >= REFUSALS:
-            self._fatal = Refused("stream_fenced", f"another process runs as {self._instance_id!r} in {self._group!r}")
-            raise self._fatal from None
+            raise self._fence() from None
 
     # ── assignment: called by aiokafka, which only logs what is raised ──
 
