@@ -48,7 +48,7 @@ from hashweir.sets.write import new_operation, now_ms
 from hashweir.shards.follow import Follower
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS
 from hashweir.shards.tables import ACTIVE
-from hashweir.wiring import LOOKUP_THREADS
+from hashweir.wiring.judging import LOOKUP_THREADS
 from tests.bench.cold_start import memory
 from tests.contract.following import SetClock
 from tests.filled import PREFIX, SHARDS, fill
