@@ -1,0 +1,95 @@
+"""The vocabulary: every value that travels between parts, as frozen structs.
+
+One struct style serves memory, JSON, msgpack and the JSON schemas. Hash values are text in their canonical
+form everywhere outside an index (`hashing.parse` and `hashing.show` convert): pdq, sha256, text: 64 lower-case
+hex; md5: 32; tlsh: `T1` + 70 upper-case hex.
+"""
+
+from __future__ import annotations
+
+from hashweir.model.sets import Batch, Entry, Set
+from hashweir.model.uploads import Fingerprint, Footage, GivenFingerprint, Limits, Record, Scan, Upload, UploadMessage
+from hashweir.model.value import HashText, HexId, Label, SetName, Value, derive, framed
+from hashweir.model.verdicts import DeadLetter, Hit, Judged, Message, Neighbour, SetEvent, Verdict
+from hashweir.model.words import (
+    ACTIONS,
+    ENTRY_STATES,
+    EXACT_BANDS,
+    FORMS,
+    GROUPS,
+    KINDS,
+    KINDS_OF,
+    PERCEPTUAL,
+    SURFACES,
+    TURNS,
+    Action,
+    AnyForm,
+    Band,
+    EntryState,
+    Form,
+    FormGroup,
+    HitState,
+    Kind,
+    MediaClass,
+    Note,
+    Origin,
+    Outcome,
+    QueryForm,
+    SetState,
+    Surface,
+    Turn,
+)
+
+__all__ = [
+    "ACTIONS",
+    "ENTRY_STATES",
+    "EXACT_BANDS",
+    "FORMS",
+    "GROUPS",
+    "KINDS",
+    "KINDS_OF",
+    "PERCEPTUAL",
+    "SURFACES",
+    "TURNS",
+    "Action",
+    "AnyForm",
+    "Band",
+    "Batch",
+    "DeadLetter",
+    "Entry",
+    "EntryState",
+    "Fingerprint",
+    "Footage",
+    "Form",
+    "FormGroup",
+    "GivenFingerprint",
+    "HashText",
+    "HexId",
+    "Hit",
+    "HitState",
+    "Judged",
+    "Kind",
+    "Label",
+    "Limits",
+    "MediaClass",
+    "Message",
+    "Neighbour",
+    "Note",
+    "Origin",
+    "Outcome",
+    "QueryForm",
+    "Record",
+    "Scan",
+    "Set",
+    "SetEvent",
+    "SetName",
+    "SetState",
+    "Surface",
+    "Turn",
+    "Upload",
+    "UploadMessage",
+    "Value",
+    "Verdict",
+    "derive",
+    "framed",
+]
