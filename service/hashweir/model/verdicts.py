@@ -18,7 +18,6 @@ class Neighbour(Struct, frozen=True, kw_only=True):
     `radius` is within what it was accepted. `only_logs` marks texts of a length at which being near proves little,
     `length_unknown` those whose lengths could only be compared by TLSH's own coarse length byte.
 
-    `length_unknown` marks a TLSH neighbour whose lengths could only be compared by TLSH's own coarse length byte.
     For a video it stands for a whole item: the nearest pair, all `frames` of the upload that hit the item, how many
     of the item's entries they hit, and how many it has.
     """
