@@ -17,6 +17,8 @@ NEAR_IDENTICAL: Final = 4
 """Bits by which frames may differ and still be kept as one: re-encoding alone moves that many."""
 FRAME_RATE_SLACK: Final = 1.1
 """A header's frame rate may be so many times that of its frames before it is doubted."""
+LEAST_FPS: Final = 2.0**-32
+"""No fraction of two 32-bit numbers, which is how headers say a frame rate, is smaller: less says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,13 @@ def plan(times: Sequence[float], declared_fps: float, seconds: float, most: int)
         raise ValueError("a video without frames has no plan")
     length = times[-1] - times[0]
     measured = (len(times) - 1) / length if length > 0 else 0.0
-    doubtful = declared_fps <= 0 or (measured > 0 and declared_fps > FRAME_RATE_SLACK * measured)
+    doubtful = declared_fps < LEAST_FPS or (measured > 0 and declared_fps > FRAME_RATE_SLACK * measured)
     fps = (measured or 1.0) if doubtful else declared_fps
-    factor = 1
-    if -(-len(times) // step_of(fps, seconds)) > most:
-        factor = math.ceil(math.ceil(len(times) / most) / (fps * seconds))
-    step = step_of(fps, factor * seconds)
+    factor, step, least = 1, step_of(fps, seconds), -(-len(times) // most)
+    if step < least:
+        factor = math.ceil(least / (fps * seconds))
+        # The product may round to just below the whole number that it stands for.
+        step = max(least, step_of(fps, factor * seconds))
     # Long stills are few by nature: within the length of the video, each takes two of the seconds.
     stills = (number for number in range(len(times) - 1) if times[number + 1] - times[number] > 2 * factor * seconds)
     more = frozenset(number for number in stills if number % step)

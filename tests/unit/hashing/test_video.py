@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hashweir.hashing.video import NEAR_IDENTICAL, Frame, condense, plan, step_of
@@ -37,6 +37,9 @@ def test_step(fps: float, seconds: float, step: int) -> None:
     assert step_of(fps, seconds) == step
 
 
+@example(gaps=[1.0], claimed=2.2244267490786e-236, seconds=2.625, most=1)
+@example(gaps=[1.0], claimed=5e-324, seconds=0.1, most=1)
+@example(gaps=[0.01] * 48, claimed=0.7, seconds=1.1, most=7)
 @given(
     gaps=st.lists(st.floats(0.001, 3), min_size=1, max_size=400),
     claimed=st.floats(0, 10_000),
