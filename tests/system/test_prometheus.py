@@ -28,9 +28,10 @@ from hashweir.sets import commands
 from hashweir.sets.canary_set import ensure_canary
 from hashweir.sets.read import Row
 from tests.pictures import encode, photo
+from tests.servers.process import free_port
 from tests.servers.prometheus import Prometheus
 from tests.servers.store import ValkeyServer
-from tests.system.rig import HASHWEIR, free_port
+from tests.system.rig import HASHWEIR
 
 pytestmark = [pytest.mark.store, pytest.mark.slow]
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

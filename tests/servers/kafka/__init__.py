@@ -5,6 +5,5 @@ Its jars come from the pom in this folder, are checked against `jars.sha256` and
 """
 
 from tests.servers.kafka.broker import KafkaBroker, SecureListener
-from tests.servers.kafka.jars import BrokerError
 
-__all__ = ["BrokerError", "KafkaBroker", "SecureListener"]
+__all__ = ["KafkaBroker", "SecureListener"]

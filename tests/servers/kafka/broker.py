@@ -2,24 +2,16 @@
 
 import base64
 import os
-import shutil
-import signal
 import socket
-import subprocess
-import tempfile
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.servers import tls
-from tests.servers.kafka.jars import BrokerError, fetch_jars, find_java, kafka_version
+from tests.servers.kafka.jars import fetch_jars, find_java, kafka_version
+from tests.servers.process import ServerError, ServerProcess, free_ports
 
-_START_SECONDS = 60.0
-_STOP_SECONDS = 20.0
 # A test broker lives for seconds on a busy machine: little heap, and no time for the optimising compiler.
 _JVM = ["-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 _LOGGING = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
@@ -36,27 +28,22 @@ class SecureListener:
     password: str
 
 
-class KafkaBroker:
-    """One broker and controller in one child process, on loopback and free ports, with its data in `folder`.
+class KafkaBroker(ServerProcess):
+    """One broker and controller in one child process, which keeps its ports, and its data in `folder`."""
 
-    As a context manager it starts on entry, and on exit stops and removes its own temporary folder. After
-    `kill()` or `stop()`, `start()` brings it back with the same data and the same ports.
-    """
+    name = "kafka"
+    start_s = 60.0
+    stop_s = 20.0
 
     def __init__(
         self, folder: Path | None = None, *, properties: Mapping[str, str] | None = None, secure: bool = False
     ) -> None:
         """`properties` are added to, or replace, server properties; `secure` adds a TLS + SCRAM listener."""
-        self._own_folder = folder is None
-        self._folder = folder or Path(tempfile.mkdtemp(prefix="hashweir-kafka-"))
+        super().__init__(folder)
         self._extra = dict(properties or {})
-        self._ports = _free_ports(3)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._java: str = ""
-        self._classpath = ""
+        self._ports = free_ports(3)
         self.version = kafka_version()
         self.bootstrap = f"127.0.0.1:{self._ports[0]}"
-        self.log_file = self._folder / "broker.log"
         self.secure: SecureListener | None = None
         if secure:
             self.secure = SecureListener(
@@ -67,94 +54,14 @@ class KafkaBroker:
                 password=uuid.uuid4().hex,
             )
 
-    @property
-    def pid(self) -> int:
-        """The broker's process id. Raises BrokerError when it is not running."""
-        if self._process is None:
-            raise BrokerError("the Kafka broker is not running")
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start and wait until the broker answers with itself as a live node. Raises BrokerError."""
-        if self._process is not None:
-            raise BrokerError("the Kafka broker is already running")
-        self._java = find_java()
-        self._classpath = f"{fetch_jars()}{os.sep}*"
+    def _command(self) -> list[str]:
         config = self._folder / "server.properties"
         if not config.exists():
             self._prepare(config)
-        self._process = self._spawn("kafka.Kafka", str(config))
-        deadline = time.monotonic() + _START_SECONDS
-        while not _answers(self._ports[0]):
-            code = self._process.poll()
-            if code is not None or time.monotonic() > deadline:
-                self.kill()
-                state = "too slow" if code is None else f"exit code {code}"
-                raise BrokerError(f"the Kafka broker did not start ({state}):\n{self._log_tail()}")
-            time.sleep(0.05)
+        return self._java("kafka.Kafka", str(config))
 
-    def stop(self) -> None:
-        """Stop in good order (SIGTERM); a broker that takes longer than 20 s is killed. Idempotent."""
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGCONT)
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-    def kill(self) -> None:
-        """End it with SIGKILL; the data stays for the next `start()`. Idempotent."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def restart(self) -> None:
-        """`stop()`, then `start()` with the same data and ports."""
-        self.stop()
-        self.start()
-
-    def pause(self) -> None:
-        """Freeze the broker (SIGSTOP): connections stay open and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let a frozen broker go on (SIGCONT)."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        self._remove()
-
-    def _remove(self) -> None:
-        if self._own_folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _spawn(self, main: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with self.log_file.open("ab") as log:
-            # A session of its own: Ctrl-C goes to the test run, which then stops the broker in its own order.
-            return subprocess.Popen(
-                [self._java, *_JVM, *_LOGGING, "-cp", self._classpath, main, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-                start_new_session=True,
-            )
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        return [find_java(), *_JVM, *_LOGGING, "-cp", f"{fetch_jars()}{os.sep}*", main, *arguments]
 
     def _prepare(self, config: Path) -> None:
         """Write the server properties and format the data folder; done once per folder."""
@@ -168,8 +75,8 @@ class KafkaBroker:
         if self.secure is not None:
             user = f"name={self.secure.username},password={self.secure.password}"
             arguments += ["--add-scram", f"{self.secure.mechanism}=[{user}]"]
-        if self._spawn("kafka.tools.StorageTool", *arguments).wait(_START_SECONDS) != 0:
-            raise BrokerError(f"the Kafka data folder can't be formatted:\n{self._log_tail()}")
+        if self._spawn(self._java("kafka.tools.StorageTool", *arguments)).wait(self.start_s) != 0:
+            raise ServerError(f"the Kafka data folder can't be formatted:\n{self._log_tail()}")
         # Renamed only now: a folder whose format failed is prepared anew by the next start.
         staged.rename(config)
 
@@ -218,19 +125,8 @@ class KafkaBroker:
             }
         return properties | {"listeners": listeners, "listener.security.protocol.map": protocols}
 
-    def _log_tail(self, lines: int = 25) -> str:
-        if not self.log_file.exists():
-            return "(no log)"
-        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports free at this moment, held together while they are chosen so that no two are equal."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(held.getsockname()[1]) for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
+    def _answers(self) -> bool:
+        return _answers(self._ports[0])
 
 
 def _answers(port: int) -> bool:

