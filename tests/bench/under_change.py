@@ -398,9 +398,7 @@ async def first_life(server: ValkeyServer, store: RedisStore, rate: float) -> No
             asked *= 2
 
 
-async def second_life(
-    server: ValkeyServer, store: RedisStore, entries: int, rate: float, import_rate: float
-) -> bool:
+async def second_life(server: ValkeyServer, store: RedisStore, entries: int, rate: float, import_rate: float) -> bool:
     """Import, withdrawals, SIGKILL, an older file; whether no withdrawn entry came back."""
     folder = server.log_file.parent
     async with follower_of(server.url, rate) as child:
