@@ -119,7 +119,7 @@ def examine(tally: Tally, seed: int, width: int, height: int, *, graphic: bool) 
         tally.given_up += 1
     elif quality >= 50:
         tally.fast.append(distance(found[0], expected[0]))
-    if not sampled.by_reference and sampled.strips is not None:
+    if not sampled.by_reference and sampled.views is not None:
         tally.moved = max(tally.moved, moved(rgb, sampled))
     if quality >= 50 and min(width, height) >= 256 and width * height < 3_000_000 and seed % 5 == 2:
         tally.turned += [distance(a, real(rgb, turn)) for a, turn in zip(turned, TURNS, strict=True)]
@@ -154,8 +154,8 @@ def quickly(file: bytes) -> tuple[bytes, int] | None:
 
 def moved(rgb: Pixels, sampled: pdq.Sampled) -> float:
     """By how much the reference draws any two coefficients together that lie on either side of the median, near it."""
-    assert sampled.samples is not None
-    ours = (pdq.DCT @ sampled.samples @ pdq.DCT.T).ravel()
+    assert sampled.views is not None
+    ours = (pdq.DCT @ sampled.views[0, 0] @ pdq.DCT.T).ravel()
     reference, _ = pdqhash.compute_float(rgb)
     error = ours - np.asarray(reference)[::-1]
     low, high = np.partition(ours, (127, 128))[127:129]
