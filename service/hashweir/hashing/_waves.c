@@ -80,24 +80,28 @@ INLINE void transform(const View view, const float *waves, int upside_down, int 
     }
 }
 
-/* The 128th smallest: the greatest number that has fewer than 128 below it, built from its highest bit on. */
+/* The 128th smallest. A limit is built from its highest bit on, as great as not more than 127 numbers are below it; or
+   128, for then their greatest is the one. */
 INLINE float median_of(const Coefficients found)
 {
-    int32_t keys[BITS], key;
+    int32_t keys[BITS], median = INT32_MIN;
     uint32_t built = 0;
     memcpy(keys, found, sizeof(keys));
     for (int i = 0; i < BITS; i++) keys[i] ^= (int32_t)((uint32_t)(keys[i] >> 31) >> 1); /* in the order of floats */
     for (uint32_t bit = 1u << 31; bit; bit >>= 1) {
+        const int32_t limit = (int32_t)((built | bit) ^ 1u << 31);
         int below = 0;
-        key = (int32_t)((built | bit) ^ 1u << 31);
-        for (int i = 0; i < BITS; i++) below += keys[i] < key;
+        for (int i = 0; i < BITS; i++) below += keys[i] < limit;
         if (below < BITS / 2) built |= bit;
+        if (below != BITS / 2) continue;
+        for (int i = 0; i < BITS; i++) median = keys[i] < limit && keys[i] > median ? keys[i] : median;
+        break;
     }
-    key = (int32_t)(built ^ 1u << 31);
-    key ^= (int32_t)((uint32_t)(key >> 31) >> 1);
-    float median;
-    memcpy(&median, &key, sizeof(median));
-    return median;
+    if (median == INT32_MIN) median = (int32_t)(built ^ 1u << 31);
+    median ^= (int32_t)((uint32_t)(median >> 31) >> 1);
+    float value;
+    memcpy(&value, &median, sizeof(value));
+    return value;
 }
 
 /* Which coefficients are greater: a number of 16 bits for each wave down, the first wave across lowest. */
