@@ -1,10 +1,11 @@
 /*
  * PDQ's linear map: the luma of a picture, weighed by a banded matrix along its columns and another one along its rows.
  *
- * For each of 64 strips of rows, its luma is summed up with a row of weights (`weigh`). What comes out, a row as wide as
- * the picture, is at once summed up 64 times more, each time over a few neighbours (`sample`): so only the picture itself
- * is ever outside the nearest cache. A second row of weights for either sum gives the samples of the picture turned.
- * Sums are of single precision, in any order: what hangs on the last digits is decided elsewhere (_reference.c).
+ * For each of 64 strips of rows, its luma is summed up with a row of weights (`weigh`). What comes out, a row as wide
+ * as the picture, is at once summed up 64 times more, each time over a few neighbours (`sample`): so only the picture
+ * itself is ever outside the nearest cache. A second row of weights for either sum gives the samples of the picture
+ * turned. Sums are of single precision, in any order: what hangs on the last digits is decided elsewhere
+ * (_reference.c).
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

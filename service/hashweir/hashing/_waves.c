@@ -53,8 +53,8 @@ static void product_portable(const float *weights, int weights_stride, const flo
  * Waves 1 to 16 of a view. Those of even number are the same from either end, those of odd number upside down: sums and
  * differences of two samples are weighed, half as many. Where samples come last first, differences change signs.
  */
-INLINE void transform(const View view, const float *waves, int upside_down, int mirrored, Product *product,
-                      Coefficients out)
+INLINE void coefficients_of(const View view, const float *waves, int upside_down, int mirrored, Product *product,
+                            Coefficients out)
 {
     float folded[2][HALF][SIDE], half[WAVES][SIDE], by_sample[2][HALF][LANES], folded_across[2][WAVES][HALF];
     for (int k = 0; k < HALF; k++) {
@@ -104,18 +104,26 @@ INLINE float median_of(const Coefficients found)
     return value;
 }
 
-/* Which coefficients are greater: a number of 16 bits for each wave down, the first wave across lowest. */
-INLINE void signs_of(const Coefficients found, float median, uint16_t signs[WAVES])
+/* A view's coefficients, and which are greater than the median, which is returned: 16 bits for each wave down, those of
+   the first wave across lowest. */
+typedef float Transform(const View view, const float *waves, int upside_down, int mirrored, Coefficients coefficients,
+                        uint16_t signs[WAVES]);
+
+INLINE float transform_by(const View view, const float *waves, int upside_down, int mirrored, Product *product,
+                          Coefficients coefficients, uint16_t signs[WAVES])
 {
+    coefficients_of(view, waves, upside_down, mirrored, product, coefficients);
+    const float median = median_of(coefficients);
     for (int i = 0; i < WAVES; i++) {
         int32_t row = 0;
-        for (int j = 0; j < WAVES; j++) row |= (int32_t)(found[i][j] > median) << j;
+        for (int j = 0; j < WAVES; j++) row |= (int32_t)(coefficients[i][j] > median) << j;
         signs[i] = (uint16_t)row;
     }
+    return median;
 }
 
 /* Rows become columns: blocks of 8 x 8 bits change places, in each of them those of 4 x 4, and so on. */
-INLINE void transpose(uint16_t signs[WAVES])
+static void transpose(uint16_t signs[WAVES])
 {
     for (int size = WAVES / 2, mask = 0xff; size; size /= 2, mask ^= mask << size)
         for (int i = 0; i < WAVES; i++) {
@@ -126,7 +134,7 @@ INLINE void transpose(uint16_t signs[WAVES])
 }
 
 /* Most significant bit first, which is that of the last coefficient. */
-INLINE void spell(const uint16_t signs[WAVES], uint8_t *value)
+static void spell(const uint16_t signs[WAVES], uint8_t *value)
 {
     for (int i = 0; i < WAVES; i++)
         value[VALUE - 1 - 2 * i] = (uint8_t)signs[i], value[VALUE - 2 - 2 * i] = (uint8_t)(signs[i] >> 8);
@@ -144,12 +152,11 @@ INLINE void add_steps(const float *one, const float *other, int n, float tie, in
     *least += low, *most += high;
 }
 
-INLINE void read_by(const View view, const float *waves, float tie, float near, Product *product, Found *found)
+INLINE void read_by(const View view, const float *waves, float tie, float near, Transform *transform, Found *found)
 {
     Coefficients coefficients;
     uint16_t signs[WAVES];
-    transform(view, waves, 0, 0, product, coefficients);
-    const float median = median_of(coefficients), *all = coefficients[0];
+    const float median = transform(view, waves, 0, 0, coefficients, signs), *all = coefficients[0];
     float above = INFINITY;
     int greater = 0;
     found->close = found->least = found->most = 0;
@@ -160,7 +167,6 @@ INLINE void read_by(const View view, const float *waves, float tie, float near, 
         above = one < above ? one : above;
     }
     found->gap = greater < BITS / 2 ? 0 : above - median; /* fewer: the 129th is the same as the 128th */
-    signs_of(coefficients, median, signs);
     spell(signs, found->value);
     for (int k = 0; k < SIDE; k++) {
         add_steps(view[k], view[k] + 1, SIDE - 1, tie, &found->least, &found->most);
@@ -171,32 +177,30 @@ INLINE void read_by(const View view, const float *waves, float tie, float near, 
 }
 
 /* Of the picture as it is, the value is known: only the other three views are transformed. */
-INLINE void turn_by(const View views[4], const float *waves, Product *product, const uint8_t *value, Turned out)
+static void turn(const View views[4], const float *waves, const uint8_t *value, Transform *transform, Turned out)
 {
     for (int view = 0; view < 4; view++) {
         Coefficients coefficients;
         uint16_t signs[WAVES];
-        if (view == 0) {
+        if (view == 0)
             for (int i = 0; i < WAVES; i++)
                 signs[i] = (uint16_t)(value[VALUE - 2 - 2 * i] << 8 | value[VALUE - 1 - 2 * i]);
-        } else {
-            transform(views[view], waves, view / 2, view % 2, product, coefficients);
-            signs_of(coefficients, median_of(coefficients), signs);
-        }
+        else transform(views[view], waves, view / 2, view % 2, coefficients, signs);
         spell(signs, out[view / 2][view % 2][0]);
         transpose(signs);
         spell(signs, out[view / 2][view % 2][1]);
     }
 }
 
-static void read_portable(const View view, const float *waves, float tie, float near, Found *found)
+static float transform_portable(const View view, const float *waves, int upside_down, int mirrored,
+                                Coefficients coefficients, uint16_t signs[WAVES])
 {
-    read_by(view, waves, tie, near, product_portable, found);
+    return transform_by(view, waves, upside_down, mirrored, product_portable, coefficients, signs);
 }
 
-static void turn_portable(const View views[4], const float *waves, const uint8_t *value, Turned out)
+static void read_portable(const View view, const float *waves, float tie, float near, Found *found)
 {
-    turn_by(views, waves, product_portable, value, out);
+    read_by(view, waves, tie, near, transform_portable, found);
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -219,19 +223,22 @@ AVX2 static void product_avx2(const float *weights, int weights_stride, const fl
     for (int r = 0; r < LANES; r++) _mm256_storeu_ps(out + r * stride, sums[r]);
 }
 
-AVX2 static void read_avx2(const View view, const float *waves, float tie, float near, Found *found)
+/* Not inlined, so that what `read_view` brought into the cache serves `turned` too. */
+AVX2 __attribute__((noinline)) static float transform_avx2(const View view, const float *waves, int upside_down,
+                                                           int mirrored, Coefficients coefficients,
+                                                           uint16_t signs[WAVES])
 {
-    read_by(view, waves, tie, near, product_avx2, found);
+    return transform_by(view, waves, upside_down, mirrored, product_avx2, coefficients, signs);
 }
 
-AVX2 static void turn_avx2(const View views[4], const float *waves, const uint8_t *value, Turned out)
+AVX2 static void read_avx2(const View view, const float *waves, float tie, float near, Found *found)
 {
-    turn_by(views, waves, product_avx2, value, out);
+    read_by(view, waves, tie, near, transform_avx2, found);
 }
 #else
 #define QUICK() 0
+#define transform_avx2 transform_portable
 #define read_avx2 read_portable
-#define turn_avx2 turn_portable
 #endif
 
 /* Whether these are so many views, at least, and the waves. */
@@ -239,12 +246,6 @@ static int fit(const Py_buffer *views, const Py_buffer *waves, int least)
 {
     return views->len % (Py_ssize_t)sizeof(View) == 0 && views->len / (Py_ssize_t)sizeof(View) >= least &&
            waves->len == WAVES * SIDE * (Py_ssize_t)sizeof(float);
-}
-
-static PyObject *refused(void)
-{
-    PyErr_SetString(PyExc_ValueError, "the sizes of samples, waves and value do not fit");
-    return NULL;
 }
 
 static PyObject *read_view(PyObject *module, PyObject *args)
@@ -263,7 +264,7 @@ static PyObject *read_view(PyObject *module, PyObject *args)
     }
     PyBuffer_Release(&views);
     PyBuffer_Release(&waves);
-    if (!fits) return refused();
+    if (!fits) return PyErr_Format(PyExc_ValueError, "the sizes of samples and waves do not fit");
     return Py_BuildValue("(y#fiii)", (const char *)found.value, (Py_ssize_t)VALUE, found.gap, found.close, found.least,
                          found.most);
 }
@@ -277,19 +278,18 @@ static PyObject *turned(PyObject *module, PyObject *args)
     const int fits = fit(&views, &waves, 4) && value.len == VALUE;
     if (fits) {
         Py_BEGIN_ALLOW_THREADS
-        if (QUICK() && !plain) turn_avx2(views.buf, waves.buf, value.buf, out);
-        else turn_portable(views.buf, waves.buf, value.buf, out);
+        turn(views.buf, waves.buf, value.buf, QUICK() && !plain ? transform_avx2 : transform_portable, out);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&views);
     PyBuffer_Release(&waves);
     PyBuffer_Release(&value);
-    return fits ? PyBytes_FromStringAndSize((const char *)out, sizeof(out)) : refused();
+    if (!fits) return PyErr_Format(PyExc_ValueError, "the sizes of samples, waves and value do not fit");
+    return PyBytes_FromStringAndSize((const char *)out, sizeof(out));
 }
 
-static PyMethodDef methods[] = {{"read", read_view, METH_VARARGS, NULL},
-                                {"turned", turned, METH_VARARGS, NULL},
-                                {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {
+    {"read", read_view, METH_VARARGS, NULL}, {"turned", turned, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_waves", NULL, 0, methods, slots, NULL, NULL, NULL};
 
