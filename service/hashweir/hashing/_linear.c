@@ -1,16 +1,14 @@
 /*
- * PDQ's linear map: a banded matrix times a picture, another one times the result transposed, the cosine transform of
- * that, and what is read off its 16 x 16 coefficients.
+ * PDQ's linear map: the luma of a picture, weighed by a banded matrix along its columns and another one along its rows.
  *
- * `down` turns pixels into luma and weighs each strip of rows with two rows of weights, in tiles of columns. It writes
- * its result transposed, so that the second product again finds whole rows to weigh. Sums are of single precision, in any order: what hangs on the last
- * digits is decided elsewhere (_reference.c).
- *
- * Long because the second product, the transform and what is read off them are one job on the same small arrays.
+ * For each of 64 strips of rows, its luma is summed up with a row of weights (`weigh`). What comes out, a row as wide
+ * as the picture, is at once summed up 64 times more, each time over a few neighbours (`sample`): so only the picture
+ * itself is ever outside the nearest cache. A second row of weights for either sum gives the samples of the picture
+ * turned. Sums are of single precision, in any order: what hangs on the last digits is decided elsewhere
+ * (_reference.c).
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,251 +18,209 @@
 
 enum {
     BANDS = 64,
-    WIDE = 2 * BANDS,
-    WAVES = 16,
-    BITS = WAVES * WAVES,
-    TILE = 1024,     /* columns at a time */
-    ROW = TILE + 16, /* no power of two: else all rows of a column would compete for the same lines of cache */
-    BLOCK = 8,
+    LANES = 8,   /* numbers side by side */
+    TILE = 1024, /* columns at a time, where there are no faster instructions */
+    ROWS = 8,    /* rows of pixels read side by side: more would be too many for the processor to read ahead */
     RED = 299, GREEN = 587, BLUE = 114, /* ITU-R BT.601, times 1000 */
 };
 
 typedef struct {
-    const int64_t *edges; /* 64 x (first row, row after the last) */
-    const float *weights; /* for each band 2 x its rows */
+    const int64_t *edges; /* 64 x (first, the one after the last) */
+    const float *weights; /* for each band 2 x its length */
 } Bands;
 
 typedef struct {
-    const uint8_t *levels; /* rows x columns */
-    Py_ssize_t rows, columns;
-    int channels; /* 3: columns are R, G, B in turn, and become luma; 1: they are luma */
-    Bands bands;
-    float (*mixed)[ROW]; /* room for a tile's result before it is transposed: 2 x 64 rows */
-    float *out;          /* columns / channels x 2 x 64 */
-} Down;
+    Py_ssize_t first, length; /* of a row; a multiple of LANES, so there may be some to spare */
+} Part;
 
 typedef struct {
-    const float *strips; /* rows x 2 x 64 */
-    Py_ssize_t rows;
-    Bands bands;
-    const float *waves; /* 16 x 64 */
-    float *samples;     /* 64 (across) x 64 (down); NULL: all views are wanted */
-    float views[BANDS][2][2][BANDS]; /* across, mirrored, upside down, down. Mirrored samples come last first */
-    float found[2][2][BITS];         /* coefficients of the views: waves across x waves down */
-} Across;
+    const uint8_t *levels; /* rows x columns x channels */
+    Py_ssize_t rows, columns;
+    int channels; /* 3: R, G, B in turn; 1: luma */
+    Bands down, across;
+    float *sums; /* 2 x `around`: a strip's rows summed up, as it is and for the picture upside down */
+    Part parts[2][BANDS];
+    float *weights[2]; /* of each part: `across` as it is and mirrored, for luma of 0 to 255 */
+    float *out;        /* upside down x mirrored x 64 (down) x 64 (across). Turned samples come last first */
+} Map;
 
-#define INLINE static inline __attribute__((always_inline))
-#define MUL_ADD(a, b, c) (fused ? __builtin_fmaf(a, b, c) : (a) * (b) + (c))
+static inline Py_ssize_t around(const Map *map) { return map->columns + LANES; } /* with zeros behind */
 
-typedef void LumaRow(const uint8_t *row, int channels, Py_ssize_t n, float *out);
-
-/* A thousand times the luma of n pixels; of bytes that are luma already, the bytes. Exact: whole numbers below 2^24. */
-static void luma_plain(const uint8_t *restrict row, int channels, Py_ssize_t n, float *restrict out)
+static inline Py_ssize_t length(const Bands *bands, int k)
 {
-    if (channels == 1)
-        for (Py_ssize_t x = 0; x < n; x++) out[x] = row[x];
-    else
-        for (Py_ssize_t x = 0; x < n; x++)
-            out[x] = (float)(RED * row[3 * x] + GREEN * row[3 * x + 1] + BLUE * row[3 * x + 2]);
+    return (Py_ssize_t)(bands->edges[2 * k + 1] - bands->edges[2 * k]);
 }
 
-INLINE void add_rows(float (*luma)[ROW], int rows, const float *one, const float *other, Py_ssize_t n,
-                     float *restrict first, float *restrict second, const int fused)
-{
-    if (rows == 4) {
-        const float a0 = one[0], a1 = one[1], a2 = one[2], a3 = one[3];
-        const float b0 = other[0], b1 = other[1], b2 = other[2], b3 = other[3];
-        for (Py_ssize_t x = 0; x < n; x++) {
-            float l0 = luma[0][x], l1 = luma[1][x], l2 = luma[2][x], l3 = luma[3][x];
-            first[x] = MUL_ADD(a0, l0, MUL_ADD(a1, l1, MUL_ADD(a2, l2, MUL_ADD(a3, l3, first[x]))));
-            second[x] = MUL_ADD(b0, l0, MUL_ADD(b1, l1, MUL_ADD(b2, l2, MUL_ADD(b3, l3, second[x]))));
-        }
-        return;
-    }
-    for (int r = 0; r < rows; r++)
-        for (Py_ssize_t x = 0; x < n; x++) {
-            first[x] = MUL_ADD(one[r], luma[r][x], first[x]);
-            second[x] = MUL_ADD(other[r], luma[r][x], second[x]);
-        }
-}
+/* Adds `rows` rows of luma (of colours a thousand times as much, so never rounded), each weighed, to a strip's sums. */
+typedef void Weigh(const Map *map, const uint8_t *row, int rows, const float *one, const float *other);
+/* 64 sums over parts of a row. */
+typedef void Sample(const float *row, const Part *part, const float *weights, float *out);
 
-INLINE void down_by(const Down *of, LumaRow *luma_row, const int fused)
+/* The columns from `left` on. */
+static void weigh_rest(const Map *map, const uint8_t *row, int rows, const float *one, const float *other,
+                       Py_ssize_t left)
 {
-    float luma[4][ROW], (*mixed)[ROW] = of->mixed;
-    const Py_ssize_t columns = of->columns / of->channels;
-    for (Py_ssize_t left = 0; left < columns; left += TILE) {
-        Py_ssize_t n = columns - left < TILE ? columns - left : TILE;
-        const float *weights = of->bands.weights;
-        for (int k = 0; k < BANDS; k++) {
-            Py_ssize_t row = of->bands.edges[2 * k], rows = of->bands.edges[2 * k + 1] - row;
-            float *first = mixed[k], *second = mixed[BANDS + k];
-            memset(first, 0, sizeof(float) * n);
-            memset(second, 0, sizeof(float) * n);
-            for (Py_ssize_t r = 0; r < rows; r += 4) {
-                int some = rows - r < 4 ? (int)(rows - r) : 4;
-                for (int i = 0; i < some; i++)
-                    luma_row(of->levels + (row + r + i) * of->columns + left * of->channels, of->channels, n, luma[i]);
-                add_rows(luma, some, weights + r, weights + rows + r, n, first, second, fused);
-            }
-            weights += 2 * rows;
+    float luma[TILE];
+    for (; left < map->columns; left += TILE) {
+        Py_ssize_t n = map->columns - left < TILE ? map->columns - left : TILE;
+        float *restrict first = map->sums + left, *restrict second = first + around(map);
+        for (int r = 0; r < rows; r++) {
+            const uint8_t *restrict at = row + (r * map->columns + left) * map->channels;
+            if (map->channels == 1)
+                for (Py_ssize_t x = 0; x < n; x++) luma[x] = at[x];
+            else
+                for (Py_ssize_t x = 0; x < n; x++)
+                    luma[x] = (float)(RED * at[3 * x] + GREEN * at[3 * x + 1] + BLUE * at[3 * x + 2]);
+            const float a = one[r], b = other[r];
+            for (Py_ssize_t x = 0; x < n; x++) first[x] += a * luma[x];
+            for (Py_ssize_t x = 0; x < n; x++) second[x] += b * luma[x];
         }
-        const float scale = of->channels == 3 ? 1.0f / (RED + GREEN + BLUE) : 1.0f;
-        /* Transposed block by block: else every number would come from another page. */
-        for (Py_ssize_t x = 0; x < n; x += BLOCK)
-            for (int k = 0; k < WIDE; k += BLOCK)
-                for (Py_ssize_t i = x; i < n && i < x + BLOCK; i++) {
-                    float *restrict out = of->out + (left + i) * WIDE;
-                    for (int j = k; j < k + BLOCK; j++) out[j] = mixed[j][i] * scale;
-                }
     }
 }
 
-INLINE void add(float weight, const float *restrict in, float *restrict sums, int n, const int fused)
+static void weigh_portable(const Map *map, const uint8_t *row, int rows, const float *one, const float *other)
 {
-    for (int x = 0; x < n; x++) sums[x] = MUL_ADD(weight, in[x], sums[x]);
+    weigh_rest(map, row, rows, one, other, 0);
 }
 
-INLINE void sample_by(Across *of, const int fused)
+static void sample_portable(const float *row, const Part *part, const float *weights, float *out)
 {
-    const float *weights = of->bands.weights;
-    const int all = !of->samples;
-    for (int k = 0; k < BANDS; k++) {
-        Py_ssize_t row = of->bands.edges[2 * k], rows = of->bands.edges[2 * k + 1] - row;
-        float first[WIDE] = {0}, second[WIDE] = {0};
-        for (Py_ssize_t r = 0; r < rows; r++) {
-            const float *restrict strip = of->strips + (row + r) * WIDE;
-            const float one = weights[r], other = weights[rows + r];
-            add(one, strip, first, all ? WIDE : BANDS, fused);
-            if (all) add(other, strip, second, WIDE, fused);
-        }
-        weights += 2 * rows;
-        memcpy(of->views[k][0], first, sizeof(first));
-        memcpy(of->views[k][1], second, sizeof(second));
-        if (!all) memcpy(of->samples + k * BANDS, first, sizeof(float) * BANDS);
+    for (int j = 0; j < BANDS; j++, weights += part++->length) {
+        const float *at = row + part->first;
+        float sums[LANES] = {0};
+        for (Py_ssize_t x = 0; x < part->length; x += LANES)
+            for (int i = 0; i < LANES; i++) sums[i] += weights[x + i] * at[x + i];
+        out[j] = ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
     }
 }
-
-/* Waves 1 to 16 of a view, 2 x mirrored + upside down. `turned`: the waves, sample by sample. */
-INLINE void transform_by(Across *of, int view, const float *restrict turned, const int fused)
-{
-    float *restrict out = of->found[view / 2][view % 2];
-    const float *samples = &of->views[0][view / 2][view % 2][0];
-    float half[WAVES * BANDS] = {0};
-    /* Waves of even number are the same from either end, those of odd number upside down: half of the products do. */
-    for (int j = 0; j < BANDS / 2; j++) {
-        const float *one = samples + j * 4 * BANDS, *other = samples + (BANDS - 1 - j) * 4 * BANDS;
-        float folded[2][BANDS];
-        for (int k = 0; k < BANDS; k++) folded[0][k] = one[k] - other[k], folded[1][k] = one[k] + other[k];
-        for (int i = 0; i < WAVES; i++) add(of->waves[i * BANDS + j], folded[i % 2], half + i * BANDS, BANDS, fused);
-    }
-    memset(out, 0, sizeof(float) * BITS);
-    for (int i = 0; i < WAVES; i++)
-        for (int k = 0; k < BANDS; k++) add(half[i * BANDS + k], turned + k * WAVES, out + i * WAVES, WAVES, fused);
-    /* Of samples that came last first, waves of odd number are upside down. */
-    for (int i = 0; i < BITS; i++)
-        if (((i / WAVES % 2 == 0) & (view / 2)) != ((i % 2 == 0) & (view % 2))) out[i] = -out[i];
-}
-
-INLINE void across_by(Across *of, const int fused)
-{
-    sample_by(of, fused);
-    float turned[BANDS * WAVES];
-    for (int i = 0; i < WAVES; i++)
-        for (int k = 0; k < BANDS; k++) turned[k * WAVES + i] = of->waves[i * BANDS + k];
-    for (int view = 0; view < (of->samples ? 1 : 4); view++) transform_by(of, view, turned, fused);
-}
-
-static void down_portable(const Down *of) { down_by(of, luma_plain, 0); }
-static void across_portable(Across *of) { across_by(of, 0); }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-/* Eight pixels at a time: red and green side by side, and blue, as numbers of 16 bits; then their weighted sums. */
-__attribute__((target("avx2"))) static void luma_avx2(const uint8_t *row, int channels, Py_ssize_t n, float *out)
+#define AVX2 __attribute__((target("avx2,fma")))
+#define INLINE AVX2 static inline __attribute__((always_inline))
+#define QUICK() (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+
+/* Eight pixels: red and green side by side, and blue, as numbers of 16 bits; then their weighted sums. */
+INLINE __m256 luma_of(const uint8_t *at, const int channels)
+{
+    if (channels == 1) return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)at)));
+    /* The last four pixels are the last twelve of the sixteen bytes from the ninth on: nothing beyond them is read. */
+    const __m256i pairs = _mm256_setr_epi8(0, -1, 1, -1, 3, -1, 4, -1, 6, -1, 7, -1, 9, -1, 10, -1,
+                                           4, -1, 5, -1, 7, -1, 8, -1, 10, -1, 11, -1, 13, -1, 14, -1);
+    const __m256i rest = _mm256_setr_epi8(2, -1, -1, -1, 5, -1, -1, -1, 8, -1, -1, -1, 11, -1, -1, -1,
+                                          6, -1, -1, -1, 9, -1, -1, -1, 12, -1, -1, -1, 15, -1, -1, -1);
+    const __m256i of_pairs = _mm256_set1_epi32(GREEN << 16 | RED), of_rest = _mm256_set1_epi32(BLUE);
+    __m128i low = _mm_loadu_si128((const __m128i *)at), high = _mm_loadu_si128((const __m128i *)(at + 8));
+    __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(_mm256_shuffle_epi8(both, pairs), of_pairs),
+                                               _mm256_madd_epi16(_mm256_shuffle_epi8(both, rest), of_rest)));
+}
+
+INLINE void weigh_by(const Map *map, const uint8_t *row, int rows, const float *one, const float *other,
+                     const int channels)
 {
     Py_ssize_t x = 0;
-    if (channels == 3) {
-        const __m256i pairs = _mm256_broadcastsi128_si256(
-            _mm_setr_epi8(0, -1, 1, -1, 3, -1, 4, -1, 6, -1, 7, -1, 9, -1, 10, -1));
-        const __m256i rest = _mm256_broadcastsi128_si256(
-            _mm_setr_epi8(2, -1, -1, -1, 5, -1, -1, -1, 8, -1, -1, -1, 11, -1, -1, -1));
-        const __m256i of_pairs = _mm256_set1_epi32(GREEN << 16 | RED), of_rest = _mm256_set1_epi32(BLUE);
-        for (; 3 * x + 28 <= 3 * n; x += 8) { /* sixteen bytes are read for four pixels, that is four too many */
-            __m128i low = _mm_loadu_si128((const __m128i *)(row + 3 * x));
-            __m128i high = _mm_loadu_si128((const __m128i *)(row + 3 * x + 12));
-            __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
-            __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(_mm256_shuffle_epi8(both, pairs), of_pairs),
-                                           _mm256_madd_epi16(_mm256_shuffle_epi8(both, rest), of_rest));
-            _mm256_storeu_ps(out + x, _mm256_cvtepi32_ps(sum));
+    for (; x + 2 * LANES <= map->columns; x += 2 * LANES) {
+        float *first = map->sums + x, *second = first + around(map);
+        __m256 first0 = _mm256_loadu_ps(first), first1 = _mm256_loadu_ps(first + LANES);
+        __m256 second0 = _mm256_loadu_ps(second), second1 = _mm256_loadu_ps(second + LANES);
+        const uint8_t *at = row + x * channels;
+        for (int r = 0; r < rows; r++, at += map->columns * channels) {
+            const __m256 luma0 = luma_of(at, channels), luma1 = luma_of(at + LANES * channels, channels);
+            const __m256 a = _mm256_broadcast_ss(one + r), b = _mm256_broadcast_ss(other + r);
+            first0 = _mm256_fmadd_ps(a, luma0, first0), first1 = _mm256_fmadd_ps(a, luma1, first1);
+            second0 = _mm256_fmadd_ps(b, luma0, second0), second1 = _mm256_fmadd_ps(b, luma1, second1);
         }
+        _mm256_storeu_ps(first, first0), _mm256_storeu_ps(first + LANES, first1);
+        _mm256_storeu_ps(second, second0), _mm256_storeu_ps(second + LANES, second1);
     }
-    luma_plain(row + channels * x, channels, n - x, out + x);
+    weigh_rest(map, row, rows, one, other, x);
 }
 
-__attribute__((target("avx2,fma"))) static void down_avx2(const Down *of) { down_by(of, luma_avx2, 1); }
-__attribute__((target("avx2,fma"))) static void across_avx2(Across *of) { across_by(of, 1); }
-#define QUICK() (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+AVX2 static void weigh_avx2(const Map *map, const uint8_t *row, int rows, const float *one, const float *other)
+{
+    if (map->channels == 1) weigh_by(map, row, rows, one, other, 1);
+    else weigh_by(map, row, rows, one, other, 3);
+}
+
+AVX2 static void sample_avx2(const float *row, const Part *part, const float *weights, float *out)
+{
+    for (int j = 0; j < BANDS; j += LANES) {
+        __m256 sums[LANES];
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES; i++, weights += part++->length) {
+            const float *at = row + part->first;
+            sums[i] = _mm256_setzero_ps();
+            for (Py_ssize_t x = 0; x < part->length; x += LANES)
+                sums[i] = _mm256_fmadd_ps(_mm256_loadu_ps(weights + x), _mm256_loadu_ps(at + x), sums[i]);
+        }
+        /* Eight sums of eight numbers: neighbours are added up, three times. */
+        const __m256 fours0 = _mm256_hadd_ps(_mm256_hadd_ps(sums[0], sums[1]), _mm256_hadd_ps(sums[2], sums[3]));
+        const __m256 fours1 = _mm256_hadd_ps(_mm256_hadd_ps(sums[4], sums[5]), _mm256_hadd_ps(sums[6], sums[7]));
+        _mm256_storeu_ps(out + j, _mm256_add_ps(_mm256_permute2f128_ps(fours0, fours1, 0x20),
+                                                _mm256_permute2f128_ps(fours0, fours1, 0x31)));
+    }
+}
 #else
-#define down_avx2 down_portable
-#define across_avx2 across_portable
 #define QUICK() 0
+#define weigh_avx2 weigh_portable
+#define sample_avx2 sample_portable
 #endif
 
-/* The n-th smallest, counted from 0. Brings `numbers` into another order: none after it is smaller. */
-static float nth(float *numbers, int n)
+static void apply(const Map *map, Weigh *weigh, Sample *sample)
 {
-    int low = 0, high = BITS - 1;
-    while (low < high) {
-        float pivot = numbers[(low + high) / 2];
-        int i = low, j = high;
-        while (i <= j) {
-            while (numbers[i] < pivot) i++;
-            while (numbers[j] > pivot) j--;
-            if (i <= j) {
-                float other = numbers[i];
-                numbers[i++] = numbers[j];
-                numbers[j--] = other;
-            }
-        }
-        if (n <= j) high = j;
-        else if (n >= i) low = i;
-        else break;
+    const float *weights = map->down.weights;
+    for (int k = 0; k < BANDS; k++) {
+        const Py_ssize_t row = map->down.edges[2 * k], rows = length(&map->down, k);
+        memset(map->sums, 0, sizeof(float) * 2 * around(map));
+        for (Py_ssize_t r = 0; r < rows; r += ROWS)
+            weigh(map, map->levels + (row + r) * map->columns * map->channels, rows - r < ROWS ? (int)(rows - r) : ROWS,
+                  weights + r, weights + rows + r);
+        weights += 2 * rows;
+        for (int view = 0; view < 4; view++)
+            sample(map->sums + view / 2 * around(map), map->parts[view % 2], map->weights[view % 2],
+                   map->out + (view * BANDS + k) * BANDS);
     }
-    return numbers[n];
 }
 
-/* Most significant bit first, which is that of the last coefficient. `along`: steps from one wave down to the next. */
-static void bits_of(const float *found, float median, int along, uint8_t *bits)
+/* Weights of a band without those that are zero at either end. */
+static Part part_of(const float *weights, Py_ssize_t first, Py_ssize_t n)
 {
-    memset(bits, 0, BITS / 8);
-    for (int down = 0; down < WAVES; down++)
-        for (int across = 0; across < WAVES; across++) {
-            int at = BITS - 1 - (down * WAVES + across);
-            float one = found[along == 1 ? across * WAVES + down : down * WAVES + across];
-            bits[at / 8] |= (uint8_t)(one > median) << (7 - at % 8);
+    while (n > 0 && weights[n - 1] == 0) n--;
+    while (n > 0 && *weights == 0) weights++, first++, n--;
+    return (Part){first, (n + LANES - 1) / LANES * LANES};
+}
+
+static int make_room(Map *map)
+{
+    const float scale = map->channels == 3 ? 1.0f / (RED + GREEN + BLUE) : 1.0f;
+    Py_ssize_t used[2] = {0};
+    const float *weights = map->across.weights;
+    for (int k = 0; k < BANDS; k++)
+        for (int mirrored = 0; mirrored < 2; mirrored++) {
+            const Py_ssize_t n = length(&map->across, k);
+            map->parts[mirrored][k] = part_of(weights, map->across.edges[2 * k], n);
+            used[mirrored] += map->parts[mirrored][k].length;
+            weights += n;
         }
+    map->sums = malloc(sizeof(float) * 2 * around(map));
+    map->weights[0] = calloc(used[0] + used[1] + 1, sizeof(float));
+    if (!map->sums || !map->weights[0]) return 0;
+    map->weights[1] = map->weights[0] + used[0];
+    float *out[2] = {map->weights[0], map->weights[1]};
+    weights = map->across.weights;
+    for (int k = 0; k < BANDS; k++)
+        for (int mirrored = 0; mirrored < 2; mirrored++) {
+            const Part part = map->parts[mirrored][k];
+            const Py_ssize_t n = length(&map->across, k), skipped = part.first - map->across.edges[2 * k];
+            for (Py_ssize_t x = 0; x < part.length && skipped + x < n; x++)
+                out[mirrored][x] = weights[skipped + x] * scale;
+            out[mirrored] += part.length, weights += n;
+        }
+    return 1;
 }
 
-/* A step of brightness in whole per cent of the range, if it were `off` larger. Not-a-number and such are many. */
-static inline int32_t step_of(float one, float other, float off)
-{
-    float step = fabsf(one - other) * (float)(100.0 / 255) + off;
-    return (int32_t)(step < 1e5f ? step : 1e5f);
-}
-
-/* Quality, if all steps between neighbours were so much larger. */
-static int quality_of(const float *samples, float off)
-{
-    int32_t sum = 0;
-    for (int j = 0; j < BANDS; j++) {
-        const float *row = samples + j * BANDS;
-        for (int k = 0; k + 1 < BANDS; k++) sum += step_of(row[k], row[k + 1], off);
-        for (int k = 0; j + 1 < BANDS && k < BANDS; k++) sum += step_of(row[k], row[BANDS + k], off);
-    }
-    return sum / 90 < 100 ? sum / 90 : 100;
-}
-
-/* Whether the bands lie within so many rows, and have all of the weights. */
-static int bands_of(Bands *bands, const Py_buffer *edges, const Py_buffer *weights, Py_ssize_t rows)
+/* Whether the bands lie within so many rows or columns, and have all of the weights. */
+static int bands_of(Bands *bands, const Py_buffer *edges, const Py_buffer *weights, Py_ssize_t side)
 {
     if (edges->len != 2 * BANDS * sizeof(int64_t)) return 0;
     bands->edges = edges->buf;
@@ -272,130 +228,50 @@ static int bands_of(Bands *bands, const Py_buffer *edges, const Py_buffer *weigh
     Py_ssize_t used = 0;
     for (int k = 0; k < BANDS; k++) {
         int64_t first = bands->edges[2 * k], end = bands->edges[2 * k + 1];
-        if (first < 0 || first > end || end > rows) return 0;
+        if (first < 0 || first > end || end > side) return 0;
         used += 2 * (Py_ssize_t)(end - first);
     }
     return weights->len == used * (Py_ssize_t)sizeof(float);
 }
 
-static PyObject *answer(int fits)
+static int map_of(Map *map, Py_buffer buffers[6])
 {
-    if (fits) Py_RETURN_NONE;
-    PyErr_SetString(PyExc_ValueError, "the sizes of a picture, its bands and their product do not fit");
+    if (map->rows <= 0 || map->rows > buffers[0].len || (map->channels != 1 && map->channels != 3)) return 0;
+    const Py_ssize_t row = map->rows * map->channels;
+    if (buffers[0].len % row) return 0;
+    map->levels = buffers[0].buf, map->out = buffers[5].buf;
+    map->columns = buffers[0].len / row;
+    return buffers[5].len == 4 * BANDS * BANDS * (Py_ssize_t)sizeof(float) &&
+           bands_of(&map->down, &buffers[1], &buffers[2], map->rows) &&
+           bands_of(&map->across, &buffers[3], &buffers[4], map->columns);
+}
+
+static PyObject *samples(PyObject *module, PyObject *args)
+{
+    Py_buffer of[6];
+    Map map = {0};
+    int plain = 0, ready = 0;
+    if (!PyArg_ParseTuple(args, "y*niy*y*y*y*w*|p:samples", &of[0], &map.rows, &map.channels, &of[1], &of[2], &of[3],
+                          &of[4], &of[5], &plain))
+        return NULL;
+    int fits = map_of(&map, of);
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        ready = make_room(&map);
+        if (ready && QUICK() && !plain) apply(&map, weigh_avx2, sample_avx2);
+        else if (ready) apply(&map, weigh_portable, sample_portable);
+        free(map.sums);
+        free(map.weights[0]);
+        Py_END_ALLOW_THREADS
+    }
+    for (int i = 0; i < 6; i++) PyBuffer_Release(&of[i]);
+    if (ready) Py_RETURN_NONE;
+    if (fits) return PyErr_NoMemory();
+    PyErr_SetString(PyExc_ValueError, "the sizes of a picture, its bands and its samples do not fit");
     return NULL;
 }
 
-static PyObject *down(PyObject *module, PyObject *args)
-{
-    Py_buffer levels, edges, weights, out;
-    Down of;
-    int plain = 0;
-    if (!PyArg_ParseTuple(args, "y*niy*y*w*|p:down", &levels, &of.rows, &of.channels, &edges, &weights, &out, &plain))
-        return NULL;
-    int fits = of.rows > 0 && (of.channels == 1 || of.channels == 3) && levels.len % (of.rows * of.channels) == 0 &&
-               bands_of(&of.bands, &edges, &weights, of.rows);
-    if (fits) {
-        of.columns = levels.len / of.rows;
-        fits = out.len % (WIDE * sizeof(float)) == 0 &&
-               out.len / (Py_ssize_t)(WIDE * sizeof(float)) == of.columns / of.channels;
-    }
-    if (fits) of.mixed = malloc(sizeof(float) * WIDE * ROW);
-    if (fits && of.mixed) {
-        of.levels = levels.buf, of.out = out.buf;
-        Py_BEGIN_ALLOW_THREADS
-        if (QUICK() && !plain) down_avx2(&of);
-        else down_portable(&of);
-        Py_END_ALLOW_THREADS
-    }
-    PyBuffer_Release(&levels);
-    PyBuffer_Release(&edges);
-    PyBuffer_Release(&weights);
-    PyBuffer_Release(&out);
-    if (fits && !of.mixed) return PyErr_NoMemory();
-    if (fits) free(of.mixed);
-    return answer(fits);
-}
-
-static int across_of(Across *of, Py_buffer *strips, Py_buffer *edges, Py_buffer *weights, Py_buffer *waves)
-{
-    of->rows = strips->len / (Py_ssize_t)(WIDE * sizeof(float));
-    of->strips = strips->buf, of->waves = waves->buf;
-    return strips->len % (WIDE * sizeof(float)) == 0 && bands_of(&of->bands, edges, weights, of->rows) &&
-           waves->len == WAVES * BANDS * sizeof(float);
-}
-
-static PyObject *across(PyObject *module, PyObject *args)
-{
-    Py_buffer strips, edges, weights, waves, samples;
-    Across of;
-    float tie, near, gap = 0;
-    int plain = 0, close = 0, least = 0, most = 0;
-    uint8_t bits[BITS / 8];
-    if (!PyArg_ParseTuple(args, "y*y*y*y*w*ff|p:across", &strips, &edges, &weights, &waves, &samples, &tie, &near, &plain))
-        return NULL;
-    int fits = across_of(&of, &strips, &edges, &weights, &waves) && samples.len == BANDS * BANDS * sizeof(float);
-    if (fits) {
-        Py_BEGIN_ALLOW_THREADS
-        of.samples = samples.buf;
-        if (QUICK() && !plain) across_avx2(&of);
-        else across_portable(&of);
-        const float *found = of.found[0][0];
-        float ordered[BITS], above = INFINITY;
-        memcpy(ordered, found, sizeof(ordered));
-        float median = nth(ordered, BITS / 2 - 1);
-        for (int i = BITS / 2; i < BITS; i++) above = ordered[i] < above ? ordered[i] : above;
-        for (int i = 0; i < BITS; i++) close += fabsf(found[i] - median) < near;
-        gap = above - median;
-        bits_of(found, median, 1, bits);
-        least = quality_of(of.samples, -tie);
-        most = quality_of(of.samples, tie);
-        Py_END_ALLOW_THREADS
-    }
-    PyBuffer_Release(&strips);
-    PyBuffer_Release(&edges);
-    PyBuffer_Release(&weights);
-    PyBuffer_Release(&waves);
-    PyBuffer_Release(&samples);
-    if (!fits) return answer(0);
-    return Py_BuildValue("(y#fiii)", (const char *)bits, (Py_ssize_t)sizeof(bits), gap, close, least, most);
-}
-
-static PyObject *turned(PyObject *module, PyObject *args)
-{
-    Py_buffer strips, edges, weights, waves;
-    Across of;
-    int plain = 0;
-    uint8_t bits[2][2][2][BITS / 8];
-    if (!PyArg_ParseTuple(args, "y*y*y*y*|p:turned", &strips, &edges, &weights, &waves, &plain)) return NULL;
-    int fits = across_of(&of, &strips, &edges, &weights, &waves);
-    if (fits) {
-        Py_BEGIN_ALLOW_THREADS
-        of.samples = NULL;
-        if (QUICK() && !plain) across_avx2(&of);
-        else across_portable(&of);
-        for (int view = 0; view < 4; view++) {
-            int mirrored = view / 2, upside_down = view % 2;
-            const float *found = of.found[mirrored][upside_down];
-            float ordered[BITS];
-            memcpy(ordered, found, sizeof(ordered));
-            float median = nth(ordered, BITS / 2 - 1);
-            for (int transposed = 0; transposed < 2; transposed++)
-                bits_of(found, median, transposed ? WAVES : 1, bits[upside_down][mirrored][transposed]);
-        }
-        Py_END_ALLOW_THREADS
-    }
-    PyBuffer_Release(&strips);
-    PyBuffer_Release(&edges);
-    PyBuffer_Release(&weights);
-    PyBuffer_Release(&waves);
-    if (!fits) return answer(0);
-    return PyBytes_FromStringAndSize((const char *)bits, sizeof(bits));
-}
-
-static PyMethodDef methods[] = {{"down", down, METH_VARARGS, NULL},
-                                {"across", across, METH_VARARGS, NULL},
-                                {"turned", turned, METH_VARARGS, NULL},
-                                {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {{"samples", samples, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_linear", NULL, 0, methods, slots, NULL, NULL, NULL};
 

@@ -7,7 +7,7 @@ of 16 x 16 coefficients of its cosine transform, each against their median. Blur
 each axis by itself, so they are one matrix per axis that depends on the side's length only: `A = M_h luma M_w'`, and
 the coefficients are `D A D'`. A sample depends on no more than twice the window, so `M` is a narrow band and almost
 every pixel is used once. `decisions/0005-pdq-as-a-linear-map.md` derives it and has the measurements; `M` is made
-here, and `_linear.c` multiplies.
+here, `_linear.c` multiplies, and `_waves.c` transforms.
 
 The reference adds up in float32 while it slides its windows, so its coefficients differ from these in the last digits.
 The bits can only differ where the 128th and the 129th coefficient lie that near each other; there, and in small
@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hashweir.hashing import _linear, _reference
+from hashweir.hashing import _linear, _reference, _waves
 from hashweir.hashing.spelling import from_hex, to_hex
 from hashweir.model import Kind, Turn
 
@@ -110,21 +110,18 @@ class Sampled:
     quality: int
     by_reference: bool = False
     """Whether the reference's own rounding had to decide."""
-    strips: Floats | None = None
-    """Width x 2 x 64: `M_h luma` of the picture as it is and, last sample first, upside down. None: a side under 5."""
-    samples: Floats | None = None
-    """64 x 64, of the picture as it is."""
-    across: Bands | None = None
-    """`M_w` of the picture as it is and mirrored."""
+    views: Floats | None = None
+    """2 (upside down) x 2 (mirrored) x 64 x 64: samples of the picture as it is and turned, those last first. None: a
+    side under 5."""
 
     def turned(self, turns: Sequence[Turn]) -> list[bytes]:
         """The hash of the picture turned (counter-clockwise) or mirrored, as of the turned pixels, in this order.
 
         The reference's rounding is not followed here, so pictures that are symmetric or flat may differ from it.
         """
-        if self.strips is None or self.across is None:
+        if self.views is None:
             return [self.value for _ in turns]
-        values = _linear.turned(self.strips, *self.across, DCT)
+        values = _waves.turned(self.views, DCT, self.value)
         return [values[32 * place : 32 * place + 32] for place in map(_TURNED.__getitem__, turns)]
 
 
@@ -154,11 +151,7 @@ def sample(rgb: Pixels) -> Sampled:
     height, width, _ = rgb.shape
     if min(height, width) < LEAST_SIDE:
         return Sampled(bytes(32), 0)
-    strips, across = _along_height(rgb, _bands(height)), _bands(width)
-    samples, value, gap, close, least, most = _read(strips, across, QUALITY_TIE)
-    if gap < (FLAT_TIE if close >= FLAT_MOST else TIE) or least != most:
-        return Sampled(*_by_reference(rgb), True, strips, samples, across)
-    return Sampled(value, least, False, strips, samples, across)
+    return _decide(rgb, _sample(rgb, _bands(height), _bands(width)))
 
 
 def sample_scaled(grey: Pixels, height: int, width: int, factor: int) -> Sampled | None:
@@ -174,10 +167,9 @@ def sample_scaled(grey: Pixels, height: int, width: int, factor: int) -> Sampled
         raise ValueError(f"luma is {expected} of uint8, got {grey.shape} of {grey.dtype}")
     if min(height, width) < LEAST_SIDE:
         return None
-    across = _bands(width, factor)
-    strips = _along_height(np.ascontiguousarray(grey), _bands(height, factor))
-    samples, value, _, close, quality, _ = _read(strips, across, tie=0)
-    return None if close >= CLOSE_MOST else Sampled(value, quality, False, strips, samples, across)
+    views = _sample(np.ascontiguousarray(grey), _bands(height, factor), _bands(width, factor))
+    value, _, close, quality, _ = _waves.read(views, DCT, 0, CLOSE)
+    return None if close >= CLOSE_MOST else Sampled(value, quality, False, views)
 
 
 def nearest_512(rgb: Pixels) -> Pixels:
@@ -239,23 +231,17 @@ def _bands(side: int, factor: int = 1) -> Bands:
     return Bands(edges, np.concatenate(bands).astype(np.float32))
 
 
-def _along_height(levels: Pixels, bands: Bands) -> Floats:
-    """`M_h` times the luma of `levels` (rows x columns, or rows x columns x RGB), transposed: columns x 2 x 64.
-
-    The second half of a row is of the picture upside down, whose samples come last first: [1, 63 - k] is its sample k.
-    """
+def _sample(levels: Pixels, down: Bands, across: Bands) -> Floats:
+    """`M_h luma M_w'` of `levels` (rows x columns, or rows x columns x RGB), as `Sampled.views`."""
+    samples = np.empty((2, 2, 64, 64), np.float32)
     rows, columns = levels.shape[:2]
-    strips = np.empty((columns, 2, 64), np.float32)
-    _linear.down(levels, rows, levels.size // (rows * columns), *bands, strips)
-    return strips
+    _linear.samples(levels, rows, levels.size // (rows * columns), *down, *across, samples)
+    return samples
 
 
-def _read(strips: Floats, bands: Bands, tie: float) -> tuple[Floats, bytes, float, int, int, int]:
-    """The 64 x 64 samples, and what is read off them.
-
-    The value, the gap of the 128th and the 129th coefficient, how many are within `CLOSE` of the median, and the
-    quality if each step of brightness were lower or higher by `tie`.
-    """
-    samples = np.empty((64, 64), np.float32)
-    read = _linear.across(strips, *bands, DCT, samples, tie, CLOSE)
-    return samples.T, *read
+def _decide(rgb: Pixels, views: Floats) -> Sampled:
+    """The hash of samples, or of the pixels where the reference's rounding decides."""
+    value, gap, close, least, most = _waves.read(views, DCT, QUALITY_TIE, CLOSE)
+    if gap < (FLAT_TIE if close >= FLAT_MOST else TIE) or least != most:
+        return Sampled(*_by_reference(rgb), True, views)
+    return Sampled(value, least, False, views)

@@ -25,6 +25,7 @@ from hashweir.model import FormGroup, Limits, MediaClass, QueryForm, Turn
 from hashweir.pipeline.decode_heif import AVIF, AVIF_NAMES, HEIC, heic
 from hashweir.pipeline.decode_pdf import Page, Unopened, pages
 from hashweir.pipeline.decode_views import FAST_ONLY, Luma, misread, small_luma, upright
+from hashweir.pipeline.headers import jpeg_size, webp_size
 from hashweir.pipeline.sniff import PDF, sniff
 from hashweir.pipeline.video_file import HAVE_DECODER
 
@@ -209,8 +210,13 @@ def _picture(content: bytes, media_type: str, limits: Limits, forms: Collection[
 def _pixels(
     content: bytes, media_type: str, limits: Limits, forms: Collection[FormGroup], *, lenient: bool
 ) -> Picture | Luma:
-    if media_type == "image/webp" and (size := _webp_size(content)):
+    if media_type == "image/webp" and (size := webp_size(content)):
         _require_size(size, limits)  # Pillow's WebP reader makes room for the canvas before it tells the size
+    plain = jpeg_size(content) if media_type == "image/jpeg" and not lenient else None
+    if plain is not None:
+        _require_size(plain, limits)
+        if found := _by_simplejpeg(content, plain, forms, None, judged=True):
+            return found
     with warnings.catch_warnings():
         # Other warnings are about odd metadata; an error of them would let a mark on the file hide the picture.
         warnings.simplefilter("ignore")
@@ -220,15 +226,10 @@ def _pixels(
             with Image.open(BytesIO(content), formats=[PILLOW_NAMES[media_type]]) as image:
                 _require_size(image.size, limits)
                 turn = _turn(image)
-                rgb = None
-                if media_type == "image/jpeg" and not lenient:
-                    if FAST_ONLY.issuperset(forms) and "fast" in forms:
-                        luma = small_luma(content, image, turn)
-                        if luma is not None:
-                            return luma
-                    rgb = _plain_jpeg(content, image)
-                if rgb is None:
-                    rgb = _rgb(image)
+                odd = media_type == "image/jpeg" and not lenient and plain is None and image.mode in ("RGB", "L")
+                if odd and (found := _by_simplejpeg(content, image.size, forms, turn, judged=False)):
+                    return found
+                rgb = _rgb(image)
                 other = misread(image) if "threatexchange" in forms else None
                 return Picture(media_type, rgb, lenient, turn, other)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -253,33 +254,31 @@ def _require_size(size: tuple[int, int], limits: Limits) -> None:
         raise OverLimit
 
 
-def _webp_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a WebP's canvas; None where the header is not one (RFC 9649, section 2)."""
-    chunk, head = content[12:16], content[20:30]
-    if len(head) < 10:
-        return None
-    if chunk == b"VP8X":
-        return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
-    if chunk == b"VP8L":
-        bits = int.from_bytes(head[1:5], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if chunk == b"VP8 ":
-        return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
-    return None
+def _by_simplejpeg(
+    content: bytes, size: tuple[int, int], forms: Collection[FormGroup], turn: Turn | None, *, judged: bool
+) -> Picture | Luma | None:
+    """simplejpeg's pixels, which equal Pillow's; None where Pillow has to decide: CMYK, or anything odd.
 
-
-def _plain_jpeg(content: bytes, image: Image.Image) -> Pixels | None:
-    """simplejpeg's pixels, which equal Pillow's; None where Pillow has to decide: CMYK, or anything odd."""
-    if image.mode not in ("RGB", "L"):
-        return None
+    `judged`: there is one way only to read the header.
+    """
+    if FAST_ONLY.issuperset(forms) and "fast" in forms:
+        luma = small_luma(content, size, turn)
+        if luma is not None:
+            return luma
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content, strict=True)
-        if (width, height) != image.size or colorspace not in ("YCbCr", "RGB", "Gray"):
-            return None
-        rgb: Pixels = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, strict=True)
+        if not judged:
+            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content, strict=True)
+            if (width, height) != size or colorspace not in ("YCbCr", "RGB", "Gray"):
+                return None
+        # At an odd address: rows at whole multiples of 32 would be written past the cache (libjpeg-turbo's streaming
+        # stores), and summing them up would take twice as long.
+        room = np.empty(3 * size[0] * size[1] + 1, np.uint8)[1:]
+        rgb: Pixels = simplejpeg.decode_jpeg(
+            content, "RGB", fastdct=False, fastupsample=False, strict=True, buffer=room
+        )
     except ValueError:
         return None
-    return rgb
+    return Picture("image/jpeg", rgb, False, turn)
 
 
 def _turn(image: Image.Image) -> Turn | None:

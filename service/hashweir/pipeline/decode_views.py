@@ -51,11 +51,14 @@ class Luma:
     upright: Turn | None = None
 
 
-def small_luma(content: bytes, image: Image.Image, upright: Turn | None) -> Luma | None:
-    """The luma at the smallest scale of 1/8, 1/4, 1/2 and 1 that leaves `SHORT_SIDE`; None where it can't be had so."""
+def small_luma(content: bytes, size: tuple[int, int], upright: Turn | None) -> Luma | None:
+    """The luma at the smallest scale of 1/8, 1/4, 1/2 and 1 that leaves `SHORT_SIDE`; None where it can't be had so.
+
+    `size` is width and height, by the header.
+    """
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(content, strict=True)
-        if (width, height) != image.size or colorspace not in ("YCbCr", "Gray"):
+        if (width, height) != size or colorspace not in ("YCbCr", "Gray"):
             return None
         factor = next(one for one in (8, 4, 2, 1) if one == 1 or min(height, width) >= one * SHORT_SIDE)
         small = -(-height // factor), -(-width // factor)

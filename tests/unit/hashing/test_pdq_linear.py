@@ -1,4 +1,4 @@
-"""`_linear.c` gives the products and what is read off them, with and without the processor's faster instructions."""
+"""`_linear.c` gives the samples and `_waves.c` what is read off them, with and without faster instructions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hashweir.hashing import _linear
+from hashweir.hashing import _linear, _waves
 from hashweir.hashing.pdq import DCT
 
 Floats = npt.NDArray[np.float32]
@@ -38,29 +38,31 @@ def bands(chance: np.random.Generator, rows: int) -> tuple[npt.NDArray[np.int64]
 def test_products(rows: int, width: int, channels: int, seed: int, plain: bool) -> None:
     chance = np.random.default_rng(seed)
     levels = chance.integers(0, 256, (rows, width, channels), np.uint8)
-    edges, weights, matrix = bands(chance, rows)
-    strips = np.full((width, 2, 64), np.nan, np.float32)
-    _linear.down(levels, rows, channels, edges, weights, strips, plain)
+    down_edges, down_weights, down = bands(chance, rows)
+    across_edges, across_weights, across = bands(chance, width)
+    views = np.full((2, 2, 64, 64), np.nan, np.float32)
+    _linear.samples(levels, rows, channels, down_edges, down_weights, across_edges, across_weights, views, plain)
     luma = levels @ LUMA if channels == 3 else levels[:, :, 0].astype(np.float64)
-    assert np.allclose(strips, np.einsum("ksr,rx->xsk", matrix, luma), rtol=1e-5, atol=1e-4)
+    expected = np.einsum("ksr,rx,jmx->smkj", down, luma, across, optimize=True)
+    assert np.allclose(views, expected, rtol=1e-5, atol=1e-4)
 
-    edges, weights, matrix = bands(chance, width)
-    samples = np.full((64, 64), np.nan, np.float32)
-    value, gap, close, least, most = _linear.across(strips, edges, weights, DCT, samples, 0.0, 1.0, plain)
-    views = np.einsum("jmx,xsk->smkj", matrix.astype(np.float64), strips.astype(np.float64))
-    assert np.allclose(samples.T, views[0, 0], rtol=1e-4, atol=1e-3)
-    coefficients = DCT @ samples.T.astype(np.float64) @ DCT.T
-    ordered = np.sort(coefficients, axis=None)
-    assert gap == pytest.approx(ordered[128] - ordered[127], rel=1e-3, abs=0.05)
+
+@given(seed=st.integers(0, 2**32), plain=st.booleans())
+@settings(max_examples=60)
+def test_turns(seed: int, plain: bool) -> None:
+    views = np.random.default_rng(seed).random((2, 2, 64, 64), np.float32) * np.float32(255)
+    value, gap, close, least, most = _waves.read(views, DCT, 0.0, 1.0, plain)
+    ordered = np.sort(DCT @ views[0, 0].astype(np.float64) @ DCT.T, axis=None)
+    assert gap == pytest.approx(ordered[128] - ordered[127], abs=0.02)
     assert 0 <= close <= 256
     assert least == most
-    turned = _linear.turned(strips, edges, weights, DCT, plain)
+    turned = _waves.turned(views, DCT, value, plain)
     assert len(turned) == 8 * 32
-    assert distance(turned[:32], value) <= 4
+    assert turned[:32] == value
     for place in range(8):
         upside_down, mirrored, transposed = place >> 2, place >> 1 & 1, place & 1
-        view = views[upside_down, mirrored]
-        # Samples of a mirrored picture come last first.
+        view = views[upside_down, mirrored].astype(np.float64)
+        # Samples of a turned picture come last first.
         view = view[:: 1 - 2 * upside_down, :: 1 - 2 * mirrored]
         expected = bits_of(DCT @ (view.T if transposed else view) @ DCT.T)
         assert distance(turned[32 * place : 32 * place + 32], expected) <= 4, place
@@ -83,13 +85,9 @@ def distance(a: bytes, b: bytes) -> int:
 )
 def test_what_is_read_off(levels: list[float], tie: float, near: float, plain: bool) -> None:
     """Against the same of numpy, where each sample is one pixel."""
-    strips = np.resize(np.array(levels, np.float32), (64, 2, 64))
-    edges = np.stack([np.arange(64), np.arange(1, 65)], axis=1)
-    samples = np.empty((64, 64), np.float32)
-    read = _linear.across(strips, edges, np.ones(128, np.float32), DCT, samples, tie, near, plain)
-    value, gap, close, least, most = read
-    assert (samples == strips[:, 0]).all()
-    coefficients = DCT @ samples.T.astype(np.float64) @ DCT.T
+    samples = np.resize(np.array(levels, np.float32), (64, 64))
+    value, gap, close, least, most = _waves.read(samples, DCT, tie, near, plain)
+    coefficients = DCT @ samples.astype(np.float64) @ DCT.T
     median, above = np.sort(coefficients, axis=None)[127:129]
     off = 2e-2  # what single precision may be off
     assert gap == pytest.approx(above - median, abs=off)
@@ -108,36 +106,31 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     chance = np.random.default_rng(1)
     levels = chance.integers(0, 256, (9, 10, 3), np.uint8)
     edges, weights, _ = bands(chance, 9)
+    across = bands(chance, 10)[:2]
     beyond, before, crossed = edges.copy(), edges.copy(), edges.copy()
     beyond[-1] += 9
     before[0] -= 9
     crossed[5] = 5, 4
-    strips = np.empty((10, 2, 64), np.float32)
-    for rows, channels, some, of, out in [
-        (9, 3, beyond, weights, strips),
-        (9, 3, before, weights, strips),
-        (9, 3, crossed, weights, strips),
-        (9, 3, edges[1:], weights, strips),
-        (9, 3, edges, weights[1:], strips),
-        (9, 3, edges, weights, strips[1:]),
-        (9, 2, edges, weights, strips),
-        (7, 3, edges, weights, strips),
-        (0, 3, edges, weights, strips),
-        (-9, 3, edges, weights, strips),
+    views = np.empty((2, 2, 64, 64), np.float32)
+    for rows, channels, down, other, out in [
+        (9, 3, (beyond, weights), across, views),
+        (9, 3, (before, weights), across, views),
+        (9, 3, (crossed, weights), across, views),
+        (9, 3, (edges[1:], weights), across, views),
+        (9, 3, (edges, weights[1:]), across, views),
+        (9, 3, (edges, weights), (across[0] + 9, across[1]), views),
+        (9, 3, (edges, weights), (across[0], across[1][1:]), views),
+        (9, 3, (edges, weights), across, views[1:]),
+        (9, 2, (edges, weights), across, views),
+        (7, 3, (edges, weights), across, views),
+        (0, 3, (edges, weights), across, views),
+        (-9, 3, (edges, weights), across, views),
     ]:
         with pytest.raises(ValueError, match="fit"):
-            _linear.down(levels, rows, channels, some, of, out)
-    edges, weights, _ = bands(chance, 10)
-    samples = np.empty((64, 64), np.float32)
-    for strip, of, waves, out in [
-        (strips[1:], weights, DCT, samples),
-        (strips, weights[1:], DCT, samples),
-        (strips, weights, DCT[1:], samples),
-        (strips, weights, DCT, samples[1:]),
-        (strips[:, 0].copy()[:9], weights, DCT, samples),
-    ]:
+            _linear.samples(levels, rows, channels, *down, *other, out)
+    for some, waves in [(views[:0], DCT), (views.ravel()[1:], DCT), (views, DCT[1:])]:
         with pytest.raises(ValueError, match="fit"):
-            _linear.across(strip, edges, of, waves, out, 0.0, 1.0)
-        if out is samples:
-            with pytest.raises(ValueError, match="fit"):
-                _linear.turned(strip, edges, of, waves)
+            _waves.read(some, waves, 0.0, 1.0)
+    for some, waves, value in [(views[1:], DCT, bytes(32)), (views, DCT[1:], bytes(32)), (views, DCT, bytes(31))]:
+        with pytest.raises(ValueError, match="fit"):
+            _waves.turned(some, waves, value)
