@@ -28,6 +28,11 @@ from hashweir.shards.trust import Alarms, Followed, OnAlarm, ShardStats
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _TEND_S = 0.1
+_REST = 3.0
+"""Merging rests this many times as long as it worked: an import then costs a quarter of a core for it, not all of one,
+and the tail that searches scan is a few times longer."""
+_HURRY = 1 / 16
+"""Without a rest where a table has grown by more than this share: what was just loaded has no slices at all."""
 AT_ONCE = 256
 """Changes that are applied, or told, before others on the loop have their turn: a millisecond."""
 
@@ -258,16 +263,20 @@ class Follower:
 
     async def _tend(self) -> None:
         """Do what tables need, one bounded piece after the other, beside serving and applying."""
-        tended = dict[Table, tuple[int, int]]()
+        loop, tended = asyncio.get_running_loop(), dict[Table, tuple[int, int]]()
         await self.ready.wait()  # slices of what is still loading would have to be made again
         while True:
             before, tended = tended, {}
             for table in list(self.known.tables.by_key.values()):
                 now = tended[table] = len(table), len(table.index)
+                was, _ = before.get(table, (0, 0))
                 if before.get(table) != now:
                     self.tended.clear()
+                    began = loop.time()
                     while await asyncio.to_thread(table.index.tend):
-                        pass
+                        if len(table) * (1 - _HURRY) < was:
+                            await asyncio.sleep((loop.time() - began) * _REST)
+                        began = loop.time()
             if (work := self.known.compaction()) is not None:
                 await asyncio.to_thread(work.build)
                 work.finish()

@@ -19,6 +19,7 @@ from hashweir.ports import Chunk, Head, Position, SlotChange
 from hashweir.shards._sums import chunk_sum
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SUM_MODULUS, slot_sum
 from hashweir.shards.records import Octets
+from hashweir.shards.runs import by_chunk, run_length, shares
 from hashweir.shards.snapshot import Snapshot
 from hashweir.shards.tables import ACTIVE, Refs, Tables
 
@@ -149,35 +150,29 @@ class Shard:
         return True
 
     def extend(self, changes: Sequence[SlotChange]) -> int:
-        """Take the first of these changes that only add, all at once; how many. An import is little else.
-
-        They follow each other, are of one kind, and are of slots that were never used nor read.
-        """
-        kind, count, seq = changes[0].kind, self._kinds[changes[0].kind].count, self.position.seq
-        slots = self._kinds[kind]
-        taken = 0
-        for one in changes:
-            follows = one.position == Position(epoch=self.position.epoch, seq=seq + taken + 1)
-            whole = (len(one.image), len(one.side)) == (SLOT_BYTES, SIDE_BYTES)
-            number = one.slot // CHUNK_SLOTS
-            read = number < len(slots.seqs) and one.position.seq <= slots.seqs[number]
-            if not (follows and whole and one.kind == kind and one.slot == count + taken) or read or self.kept:
-                break
-            taken += 1
+        """Take the first of these changes, as many as can be taken at once; how many. 0 where `apply` has to judge."""
+        kind = changes[0].kind
+        slots, count = self._kinds[kind], self.count(kind)
+        taken = 0 if self.kept else run_length(changes, self.position, count, slots.seqs)
         if taken < 2:
             return 0
         some = changes[:taken]
         images, sides = b"".join(one.image for one in some), b"".join(one.side for one in some)
-        slots.resize(count + taken)
-        slots.refs[count : count + taken] = self._tables.add(kind, *_arrays(images, sides), self.kept)
-        first, end = count, count + taken
-        while first < end:
-            number = first // CHUNK_SLOTS
-            last = min(end, (number + 1) * CHUNK_SLOTS)
-            low, high = first - count, last - count
-            of_run = images[low * SLOT_BYTES : high * SLOT_BYTES], sides[low * SIDE_BYTES : high * SIDE_BYTES]
-            self._grow(kind, number, chunk_sum(first, *of_run))
-            first = last
+        rows, at = _arrays(images, sides), np.fromiter((one.slot for one in some), np.int64, taken)
+        differences = shares(at, images, sides)
+        put = at >= count
+        slots.resize(max(count, int(at.max()) + 1))
+        if not put.all():
+            old = np.nonzero(~put)[0]
+            refs = slots.refs[at[old]]
+            before = self._tables.reading().take(kind, refs)
+            differences[old] -= shares(at[old], *(column.tobytes() for column in before))
+            put[old] = differs = _differs(rows[0][old], rows[1][old], *before)
+            self._tables.retire(kind, refs[differs])
+        if put.any():
+            slots.refs[at[put]] = self._tables.add(kind, rows[0][put], rows[1][put], self.kept)
+        for number, difference in by_chunk(at, differences):
+            self._grow(kind, number, difference)
         self.position = some[-1].position
         return taken
 
@@ -296,5 +291,11 @@ def _arrays(slots: bytes, sides: bytes) -> tuple[Octets, Octets]:
 def _differing(images: Octets, sides: Octets, old_images: Octets, old_sides: Octets) -> NDArray[np.intp]:
     """Rows in which two chunks differ, those that only one has included."""
     both = min(len(images), len(old_images))
-    differs = (images[:both] != old_images[:both]).any(axis=1) | (sides[:both] != old_sides[:both]).any(axis=1)
+    differs = _differs(images[:both], sides[:both], old_images[:both], old_sides[:both])
     return np.concatenate([np.nonzero(differs)[0], np.arange(both, max(len(images), len(old_images)))])
+
+
+def _differs(images: Octets, sides: Octets, old_images: Octets, old_sides: Octets) -> NDArray[np.bool_]:
+    """Which slots differ from what they were."""
+    found: NDArray[np.bool_] = (images != old_images).any(axis=1) | (sides != old_sides).any(axis=1)
+    return found
