@@ -121,6 +121,8 @@ class Asked:
         self._live: list[float] = []
         self._events: list[tuple[str, bool, float]] = []
         self._standings: dict[str, int] = {}
+        self._turns: list[tuple[float, str]] = []
+        """When the view's standing was another one than before."""
 
     def _changed(self, change: SlotChange) -> None:
         """A change is visible from now on."""
@@ -159,6 +161,8 @@ class Asked:
                 query = self._gone_values[number % len(self._gone_values)]
             view = self.follower.known.view()
             self._standings[view.standing] = self._standings.get(view.standing, 0) + 1
+            if not self._turns or self._turns[-1][1] != view.standing:
+                self._turns.append((time.time(), view.standing))
             loop.run_in_executor(self._threads, self._search, view, len(self._gone), query, due, time.monotonic())
 
     def _search(self, view: View, gone: int, query: bytes, due: float, handed: float) -> None:
@@ -189,6 +193,7 @@ class Asked:
             "cores": self._account.tell(),
             "changes_to_live": percentiles(self._live),
             "standings": self._standings,
+            "turns": self._turns,
             "alarms": dict(Counter(self._alarms)),
             "rows": sum(shard.count("pdq") for shard in self.follower.known.shards),
             "withdrawn_seen": len(self._gone),
@@ -394,9 +399,11 @@ async def patient(work: Any) -> Any:
             await asyncio.sleep(0.1)
 
 
-def show(name: str, facts: dict[str, Any]) -> None:
-    """One line; sizes in MB."""
-    shown = {key: value for key, value in facts.items() if key != "events"}
+def show(name: str, facts: dict[str, Any], back: float = 0.0) -> None:
+    """One line; sizes in MB, times of turns in seconds after the store was back."""
+    shown = {key: value for key, value in facts.items() if key not in ("events", "turns")}
+    if back:
+        shown["turns"] = [(round(at - back, 2), standing) for at, standing in facts["turns"]]
     for key in ("Rss", "Pss", "peak"):
         if key in shown:
             shown[key] = round(shown[key] / 1e6)
@@ -443,18 +450,20 @@ async def second_life(server: ValkeyServer, store: RedisStore, entries: int, rat
         await asyncio.to_thread(server.start)
         child.restarted()
         print(f"the store was away for {time.monotonic() - began:.1f} s", flush=True)
+        back = time.time()
         got, withdrawn = await asyncio.gather(importing, withdrawing)
         await child.say("settle")
         after = await child.say("tell")
-        show(f"killed and started; import {got:.0f}/s in all; {withdrawn} withdrawn", after)
+        show(f"killed and started; import {got:.0f}/s in all; {withdrawn} withdrawn", after, back)
         assert after["withdrawn_seen"] == withdrawn, "withdrawals that were never seen"
         server.kill()
         shutil.rmtree(folder / "appendonlydir")
         (folder / "older").rename(folder / "appendonlydir")
         await asyncio.to_thread(server.start)
         child.restarted()
+        back = time.time()
         await child.say("settle")
-        show("an older file: until it was read", await child.say("tell"))
+        show("an older file: until it was read", await child.say("tell"), back)
         await asyncio.sleep(AFTER_S)
         last = await child.say("tell")
         show("an older file: afterwards", last)
@@ -463,6 +472,15 @@ async def second_life(server: ValkeyServer, store: RedisStore, entries: int, rat
             print(f"peak {last['peak'] / before['Rss']:.2f} of what was steady {name} the import")
         print(f"withdrawn entries returned: {last['withdrawn_returned']}; found when all are looked up: {found}")
         return not found and not last["withdrawn_returned"]
+
+
+async def rewritten(link: Link) -> None:
+    """Until the server has rewritten its append-only file."""
+    running = True
+    while running:
+        await asyncio.sleep(0.1)
+        (text,) = await link.exchange(("INFO", "persistence"))
+        running = b"aof_rewrite_in_progress:1" in text or b"aof_rewrite_scheduled:1" in text
 
 
 async def main(entries: int, rate: float, import_rate: float, lives: str) -> int:
@@ -474,8 +492,7 @@ async def main(entries: int, rate: float, import_rate: float, lives: str) -> int
         await fill(server.url, entries, named=False)
         # What fills a store in seconds takes it a minute to read again; a store of some age has it rewritten.
         await link.exchange(("BGREWRITEAOF",))
-        while "aof_rewrite_in_progress:1" in (await link.exchange(("INFO", "persistence")))[0].decode():
-            await asyncio.sleep(0.1)
+        await rewritten(link)
         await link.exchange(("CONFIG", "SET", "appendfsync", "always"))
         await link.close()
         store = RedisStore(Access(url=server.url, connect_s=120.0), PREFIX)

@@ -56,7 +56,7 @@ _NOTHING: Final[Mapping[Kind, frozenset[bytes]]] = {
 """Digests of nothing at all: as an entry they would match every empty upload."""
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class Change(Struct, frozen=True, kw_only=True, gc=False):
     """One change that may be made: what to do with which entry, the bytes of its value, and its provenance."""
 
     verb: Verb
@@ -266,6 +266,8 @@ def _length(kind: Kind, length: int | None) -> int | None:
 def _shown(field: str, text: str, most: int) -> str:
     """A text that people will see, trimmed. `most` is in UTF-8 bytes for an item, else in characters."""
     text = text.strip()
+    if len(text) <= most and text.isascii() and text.isprintable():
+        return text  # what most names are; the rest is looked at more closely
     if _UNSHOWN.search(text):
         raise InputError("bad_field", f"{field} holds control or direction characters or a line break")
     if (len(text.encode()) if field == "item" else len(text)) > most:

@@ -12,7 +12,11 @@ damage that no sequence shows. A fourth does the tables' upkeep, in threads. Lon
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from hashweir.errors import ConfigError, HashweirError, Refused, Unreachable
 from hashweir.ports import Clock, SlotChange, Store
@@ -37,6 +41,15 @@ AT_ONCE = 256
 """Changes that are applied, or told, before others on the loop have their turn: a millisecond."""
 
 OnChange = Callable[[SlotChange], None]
+
+
+def _yielding() -> None:
+    """The calling thread takes what others leave of the processors. On Linux a thread has a priority of its own.
+
+    Only for what computes without the interpreter: a thread that waits for a processor with it makes all others wait.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
 
 
 def _ignore(*_: object) -> None:
@@ -263,8 +276,15 @@ class Follower:
 
     async def _tend(self) -> None:
         """Do what tables need, one bounded piece after the other, beside serving and applying."""
-        loop, tended = asyncio.get_running_loop(), dict[Table, tuple[int, int]]()
         await self.ready.wait()  # slices of what is still loading would have to be made again
+        merging = ThreadPoolExecutor(1, "merging", _yielding)
+        try:
+            await self._tend_by(merging)
+        finally:
+            merging.shutdown(wait=False)
+
+    async def _tend_by(self, merging: Executor) -> None:
+        loop, tended = asyncio.get_running_loop(), dict[Table, tuple[int, int]]()
         while True:
             before, tended = tended, {}
             for table in list(self.known.tables.by_key.values()):
@@ -273,7 +293,7 @@ class Follower:
                 if before.get(table) != now:
                     self.tended.clear()
                     began = loop.time()
-                    while await asyncio.to_thread(table.index.tend):
+                    while await loop.run_in_executor(merging, table.index.tend):
                         if len(table) * (1 - _HURRY) < was:
                             await asyncio.sleep((loop.time() - began) * _REST)
                         began = loop.time()

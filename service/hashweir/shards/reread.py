@@ -59,6 +59,7 @@ class Rereader:
             if one.shard.settle() and verdict == "suspect":
                 one.rewound = True
             one.was_reread(self._clock.monotonic())
+            one.shard.kept_digest()  # a millisecond for many of them, better here than for all shards at once
             await asyncio.sleep(0)
 
     async def _ask(self, one: Followed) -> tuple[Head, dict[Kind, list[int]]]:
@@ -66,7 +67,9 @@ class Rereader:
         sums = await asyncio.gather(*(self._store.sums(one.shard.number, kind) for kind in KINDS))
         return head, dict(zip(KINDS, sums, strict=True))
 
-    async def _prepare(self, one: Followed, head: Head, sums: dict[Kind, list[int]]) -> tuple[str, dict[Kind, list[int]]]:
+    async def _prepare(
+        self, one: Followed, head: Head, sums: dict[Kind, list[int]]
+    ) -> tuple[str, dict[Kind, list[int]]]:
         """Begin again at this head: whose word counts, and which chunks there are to be read."""
         shard, verdict = one.shard, one.judge_before_reread(head)
         differing = {kind: shard.differing(kind, sums[kind]) for kind in KINDS}

@@ -1,4 +1,4 @@
-"""Changes that can be taken all at once: what an import or a withdrawal of many gives."""
+"""Many slots at once, as arrays: which changes can be taken together, what they add to sums, where they differ."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hashweir.ports import Position, SlotChange
 from hashweir.shards._sums import slot_sums
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES
+from hashweir.shards.records import Octets
 
 
 def run_length(changes: Sequence[SlotChange], after: Position, count: int, seqs: Sequence[int]) -> int:
@@ -50,3 +51,24 @@ def by_chunk(slots: NDArray[np.int64], differences: NDArray[np.int64]) -> list[t
     sums = np.zeros(len(chunks), np.int64)
     np.add.at(sums, where, differences)
     return list(zip(chunks.tolist(), sums.tolist(), strict=True))
+
+
+def arrays(slots: bytes, sides: bytes) -> tuple[Octets, Octets]:
+    """Slots (n, 64) and side records (n, 40)."""
+    return (
+        np.frombuffer(slots, np.uint8).reshape(-1, SLOT_BYTES),
+        np.frombuffer(sides, np.uint8).reshape(-1, SIDE_BYTES),
+    )
+
+
+def rows_differing(images: Octets, sides: Octets, old_images: Octets, old_sides: Octets) -> NDArray[np.intp]:
+    """Rows in which two chunks differ, those that only one has included."""
+    both = min(len(images), len(old_images))
+    differs = changed(images[:both], sides[:both], old_images[:both], old_sides[:both])
+    return np.concatenate([np.nonzero(differs)[0], np.arange(both, max(len(images), len(old_images)))])
+
+
+def changed(images: Octets, sides: Octets, old_images: Octets, old_sides: Octets) -> NDArray[np.bool_]:
+    """Which slots differ from what they were."""
+    found: NDArray[np.bool_] = (images != old_images).any(axis=1) | (sides != old_sides).any(axis=1)
+    return found

@@ -87,7 +87,7 @@ class Table:
     def retire(self, rows: Rows, version: int) -> Rows:
         """Slots leave these rows, from this version on. Those that a search could find until now."""
         self.garbage += len(rows)
-        found = rows[self._hidden[rows] == 0]
+        found: Rows = rows[self._hidden[rows] == 0]
         self.gone.update(dict.fromkeys(found.tolist(), version))
         return found
 

@@ -211,7 +211,8 @@ def visible(kind: Kind, images: Octets, kept: Set[bytes]) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = (images[:, fields.state] == ACTIVE) & (images[:, fields.flags] & 0x0F < len(FORMS))
     if kept:
         ids = images[:, fields.entry : fields.entry + 16]
-        found &= np.array([one.tobytes() not in kept for one in ids], np.bool_)
+        whole = np.ascontiguousarray(ids).view("V16").ravel().tolist()
+        found &= np.fromiter((one not in kept for one in whole), np.bool_, len(whole))
     return found
 
 
