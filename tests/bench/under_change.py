@@ -11,11 +11,11 @@ had it, `cpu`, `starved` (the thread was ready and had no processor), and `rest`
 `cores` says what each party used, and what its threads waited for a processor, in per cent of one.
 
 Its first life: quiet; single adds and withdrawals, from the return of the write to the first view that has them;
-imports at twice the rate each, until lookups take too long or the store gives no more. Its second life: an import, at
-whose side 1 % of all entries are withdrawn and the store is killed and started; then an older append-only file is put
-in its place. Memory is `smaps_rollup`, its peak the kernel's high-water mark since it was steady. Exit code 1 where a
-lookup returned an entry after a view without it. Long because both processes and what they tell each other are one
-story.
+imports, each at half as much again, until lookups take too long or the store gives no more. Its second life: an import,
+at whose side 1 % of all entries are withdrawn and the store is killed and started; then an older append-only file is
+put in its place. `turns` are the standings of views, in seconds after the store answered again. Memory is
+`smaps_rollup`, its peak the kernel's high-water mark since it was steady. Exit code 1 where a lookup returned an entry
+after a view without it. Long because both processes and what they tell each other are one story.
 """
 
 from __future__ import annotations
@@ -427,7 +427,7 @@ async def first_life(server: ValkeyServer, store: RedisStore, rate: float) -> No
                 return
             await child.say("settle")
             await child.say("tell")
-            asked *= 2
+            asked *= 1.5
 
 
 async def second_life(server: ValkeyServer, store: RedisStore, entries: int, rate: float, import_rate: float) -> bool:

@@ -227,12 +227,14 @@ class Validator:
 
 def identify(row: Row) -> tuple[Kind, Form, bytes]:
     """Kind, form (the default one where none is given) and value bytes of a row. Raises InputError."""
-    named = row.kind.strip().lower()
-    kind = KIND_NAMES.get(named)
+    kind = KIND_NAMES.get(row.kind)  # most are spelled so
+    if kind is None:
+        named = row.kind.strip().lower()
+        kind = KIND_NAMES.get(named)
     if kind is None:
         why = FOREIGN_KINDS.get(named, f"kinds: {', '.join(HASHERS)}")
         raise InputError("unknown_kind", f"kind {excerpt(row.kind)} is not taken: {why}")
-    form = row.form.strip().lower() or FORMS_OF[kind][0]
+    form = (row.form and row.form.strip().lower()) or FORMS_OF[kind][0]
     if form not in FORMS_OF[kind]:
         raise InputError("bad_field", f"a {kind} has form {' or '.join(FORMS_OF[kind])}, got {excerpt(row.form)}")
     value = HASHERS[kind].parse(row.value.strip())
@@ -251,7 +253,7 @@ def batch_id(batch: Batch) -> str:
 
 
 def _state(row: Row) -> EntryState:
-    state = row.state.strip().lower() or "active"
+    state = (row.state and row.state.strip().lower()) or "active"
     if state not in ENTRY_STATES:
         raise InputError("bad_field", f"unknown state {excerpt(row.state)}; states: {', '.join(ENTRY_STATES)}")
     return state
