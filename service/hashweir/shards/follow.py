@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 
 from hashweir.errors import ConfigError, HashweirError, Refused, Unreachable
 from hashweir.ports import Clock, SlotChange, Store
@@ -49,7 +50,8 @@ def _yielding() -> None:
     Only for what computes without the interpreter: a thread that waits for a processor with it makes all others wait.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
+        with suppress(OSError):  # where a sandbox forbids it, it merges all the same
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
 
 
 def _ignore(*_: object) -> None:
