@@ -1,7 +1,7 @@
 """One process from start to exit: the run group, health beside the metrics, and the one place that says how to stop.
 
 Started in the reverse order of stopping. The first SIGTERM or SIGINT drains; a second one ends at once, which is
-safe: what was not committed comes again, under the same ids.
+safe: what was not committed comes again, under the same ids. Long because starting and stopping are one order.
 """
 
 from __future__ import annotations
