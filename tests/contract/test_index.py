@@ -35,9 +35,10 @@ def test_a_search_finds_exactly_what_lies_within_the_radius(kind: Kind, data: st
     for step in data.draw(st.lists(st.sampled_from(["add", "many", "withdraw"]), max_size=20)):
         if step == "withdraw":
             if rows:
-                row = data.draw(st.integers(0, rows - 1))
-                index.withdraw(row)
-                alive.pop(row, None)
+                gone = data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=4))
+                index.withdraw(gone[0] if len(gone) == 1 else np.array(gone))
+                for row in gone:
+                    alive.pop(row, None)
         else:
             added = data.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=1 if step == "add" else 5))
             assert index.add(b"".join(added)) == rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from hashweir.errors import ConfigError, HashweirError, Unreachable
-from hashweir.lifecycle import EXIT_STUCK, Health, HealthServer, Lifecycle, Parts, exit_code
+from hashweir.lifecycle import EXIT_STUCK, Health, HealthServer, Lifecycle, Parts, calm, exit_code
 from hashweir.logs import quiet
 
 ROOT = Path(__file__).parents[2]
@@ -250,3 +252,26 @@ async def test_a_start_that_fails_ends_in_a_drain() -> None:
     parts = Parts(store=Store(notes), sandbox=Sandbox(notes, broken=True))  # type: ignore[arg-type]
     assert await Lifecycle(parts, clock=Clock(), log=quiet()).run() == 1
     assert notes == ["start", "close", "stop"]
+
+
+def test_a_calm_process_is_not_looked_through_again() -> None:
+    """What was there before is no work for the collector, and what comes later is collected."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
+    try:
+        calm()
+        frozen, later = gc.get_freeze_count(), Loop()
+        gone = weakref.ref(later)
+        del later
+        gc.collect()
+        assert (frozen > 1000, gone(), sys.getswitchinterval() < 0.001) == (True, None, True)
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(before)
+
+
+class Loop:
+    """Holds itself."""
+
+    def __init__(self) -> None:
+        self.me = self

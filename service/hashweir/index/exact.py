@@ -35,8 +35,12 @@ class ExactIndex:
             self._rows[value] = (*self._rows.get(value, ()), row)
         return first
 
-    def withdraw(self, row: int) -> None:
-        """Hide a row for ever; twice is allowed. Raises IndexError for a row that was never added."""
+    def withdraw(self, rows: int | NDArray[np.int64]) -> None:
+        """Hide one row or several for ever; twice is allowed. Raises IndexError for one that was never added."""
+        for row in np.atleast_1d(rows).tolist():
+            self._withdraw(row)
+
+    def _withdraw(self, row: int) -> None:
         if row < 0:
             raise IndexError(row)
         value = self._values[row]

@@ -84,12 +84,13 @@ class _Flat(ABC):
         self._now = now._replace(rows=rows)
         return first
 
-    def withdraw(self, row: int) -> None:
-        """Hide a row for ever; twice is allowed. Raises IndexError for a row that was never added."""
-        if not 0 <= row < self._now.rows:
-            raise IndexError(row)
-        self._withdrawn += not self._now.dead[row]
-        self._now.dead[row] = 1
+    def withdraw(self, rows: int | NDArray[np.int64]) -> None:
+        """Hide one row or several for ever; twice is allowed. Raises IndexError for one that was never added."""
+        for row in np.atleast_1d(rows).tolist():
+            if not 0 <= row < self._now.rows:
+                raise IndexError(row)
+            self._withdrawn += not self._now.dead[row]
+            self._now.dead[row] = 1
 
     def search(self, queries: bytes, radius: int) -> Hits:
         """All rows within radius of each query, withdrawn ones excepted.

@@ -75,14 +75,17 @@ class Rows:
         self.now = Snapshot(columns, dead, rows)
         return first
 
-    def withdraw(self, row: int) -> None:
-        """Hide a row for ever; twice is allowed. Raises IndexError for a row that was never appended."""
-        _, dead, rows = self.now
-        if not 0 <= row < rows:
-            raise IndexError(row)
-        segment, place = dead[row >> self.shift], row & ((1 << self.shift) - 1)
-        self._withdrawn += not segment[place]
-        segment[place] = 1
+    def withdraw(self, rows: int | NDArray[np.int64]) -> None:
+        """Hide one row or several for ever; twice is allowed. Raises IndexError for one that was never appended."""
+        _, dead, count = self.now
+        gone = np.unique(rows)
+        if gone.size and not 0 <= gone[0] <= gone[-1] < count:
+            raise IndexError(f"rows 0 to {count - 1}")
+        for number in np.unique(gone >> self.shift).tolist():
+            segment = np.frombuffer(dead[number], np.uint8)
+            places = gone[gone >> self.shift == number] & ((1 << self.shift) - 1)
+            self._withdrawn += int(np.count_nonzero(segment[places] == 0))
+            segment[places] = 1
 
     def read(self, column: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Rows of a column by number, (n, width). Raises IndexError for one that was never appended."""
@@ -90,6 +93,12 @@ class Rows:
         if rows.size and not 0 <= rows.min() <= rows.max() < count:
             raise IndexError(f"rows 0 to {count - 1}")
         found = np.empty((rows.size, self._widths[column]), np.uint8)
+        if rows.size and rows[-1] - rows[0] == rows.size - 1 and (rows[1:] > rows[:-1]).all():
+            # A run, as most chunks are.
+            for one, low, high, done in self._parts(int(rows[0]), int(rows[-1]) + 1):
+                segment = np.frombuffer(segments[one], np.uint8).reshape(-1, self._widths[column])
+                found[done : done + high - low] = segment[low:high]
+            return found
         number = rows >> self.shift
         for one in np.unique(number).tolist():
             here = number == one

@@ -103,9 +103,9 @@ class SlicedPdq:
         """Append concatenated codes; the first new row. Raises ValueError for another length, or above 2**32 rows."""
         return self._rows.append(whole(values, WIDTH))
 
-    def withdraw(self, row: int) -> None:
-        """Hide a row for ever; twice is allowed. Raises IndexError for a row that was never added."""
-        self._rows.withdraw(row)
+    def withdraw(self, rows: int | NDArray[np.int64]) -> None:
+        """Hide one row or several for ever; twice is allowed. Raises IndexError for one that was never added."""
+        self._rows.withdraw(rows)
 
     def search(self, queries: bytes, radius: int) -> Hits:
         """All rows within the radius of each query, withdrawn ones excepted.

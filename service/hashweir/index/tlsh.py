@@ -31,9 +31,9 @@ class NativeTlsh:
         octets = _octets(values)
         return self._rows.append(planes_of(octets).tobytes(), octets[:, _HEAD].tobytes())
 
-    def withdraw(self, row: int) -> None:
-        """Hide a row for ever; twice is allowed. Raises IndexError for a row that was never added."""
-        self._rows.withdraw(row)
+    def withdraw(self, rows: int | NDArray[np.int64]) -> None:
+        """Hide one row or several for ever; twice is allowed. Raises IndexError for one that was never added."""
+        self._rows.withdraw(rows)
 
     def search(self, queries: bytes, radius: int) -> Hits:
         """All rows within the radius of each query, withdrawn ones excepted.

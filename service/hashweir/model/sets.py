@@ -52,7 +52,7 @@ class Batch(Value, frozen=True, kw_only=True):
     principal: Token = "local"
 
 
-class Entry(Value, frozen=True, kw_only=True):
+class Entry(Value, frozen=True, kw_only=True, gc=False):
     """One known hash. `item` is 8 bytes as hex, `item_name` what the analyst called it (may be empty).
 
     `length` of a text is that of the hashed form; of a pdq it is a frame's time in its video, in milliseconds.

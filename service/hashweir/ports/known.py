@@ -47,8 +47,8 @@ class Index(Protocol):
     def add(self, values: bytes) -> int:
         """Append one or more values (concatenated); return the first new row."""
 
-    def withdraw(self, row: int) -> None:
-        """Hide a row for ever. Withdrawing twice is allowed."""
+    def withdraw(self, rows: int | NDArray[np.int64]) -> None:
+        """Hide one row or several for ever. Withdrawing twice is allowed."""
 
     def search(self, queries: bytes, radius: int) -> Hits:
         """All rows within the radius of each query (concatenated values), withdrawn rows excepted. Exact."""

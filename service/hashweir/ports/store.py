@@ -10,7 +10,7 @@ from msgspec import Struct
 from hashweir.model import Batch, Entry, Kind, Set
 
 
-class Position(Struct, frozen=True, order=True):
+class Position(Struct, frozen=True, order=True, gc=False):
     """A place in a shard's (or the sets') change stream: `epoch` is random, `seq` dense from 1."""
 
     epoch: int
@@ -77,7 +77,7 @@ class Applied(Struct, frozen=True, kw_only=True):
     repeated: bool
 
 
-class SlotChange(Struct, frozen=True, kw_only=True):
+class SlotChange(Struct, frozen=True, kw_only=True, gc=False):
     """One record of a shard's change stream: the slot as it is after the change (64 bytes) and its side record."""
 
     shard: int

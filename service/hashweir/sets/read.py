@@ -54,7 +54,7 @@ FOREIGN_KINDS: Final[Mapping[str, str]] = {
 """Kinds of other tools that are known here but not taken, and why."""
 
 
-class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One row as it was written, before anybody judged it. Empty text and None mean "not given".
 
     `entry` and `added_ms` are told by an export and not taken by an import: the one follows from the rest, the

@@ -56,7 +56,7 @@ _NOTHING: Final[Mapping[Kind, frozenset[bytes]]] = {
 """Digests of nothing at all: as an entry they would match every empty upload."""
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class Change(Struct, frozen=True, kw_only=True, gc=False):
     """One change that may be made: what to do with which entry, the bytes of its value, and its provenance."""
 
     verb: Verb
@@ -227,12 +227,14 @@ class Validator:
 
 def identify(row: Row) -> tuple[Kind, Form, bytes]:
     """Kind, form (the default one where none is given) and value bytes of a row. Raises InputError."""
-    named = row.kind.strip().lower()
-    kind = KIND_NAMES.get(named)
+    kind = KIND_NAMES.get(row.kind)  # most are spelled so
+    if kind is None:
+        named = row.kind.strip().lower()
+        kind = KIND_NAMES.get(named)
     if kind is None:
         why = FOREIGN_KINDS.get(named, f"kinds: {', '.join(HASHERS)}")
         raise InputError("unknown_kind", f"kind {excerpt(row.kind)} is not taken: {why}")
-    form = row.form.strip().lower() or FORMS_OF[kind][0]
+    form = (row.form and row.form.strip().lower()) or FORMS_OF[kind][0]
     if form not in FORMS_OF[kind]:
         raise InputError("bad_field", f"a {kind} has form {' or '.join(FORMS_OF[kind])}, got {excerpt(row.form)}")
     value = HASHERS[kind].parse(row.value.strip())
@@ -251,7 +253,7 @@ def batch_id(batch: Batch) -> str:
 
 
 def _state(row: Row) -> EntryState:
-    state = row.state.strip().lower() or "active"
+    state = (row.state and row.state.strip().lower()) or "active"
     if state not in ENTRY_STATES:
         raise InputError("bad_field", f"unknown state {excerpt(row.state)}; states: {', '.join(ENTRY_STATES)}")
     return state
@@ -266,6 +268,8 @@ def _length(kind: Kind, length: int | None) -> int | None:
 def _shown(field: str, text: str, most: int) -> str:
     """A text that people will see, trimmed. `most` is in UTF-8 bytes for an item, else in characters."""
     text = text.strip()
+    if len(text) <= most and text.isascii() and text.isprintable():
+        return text  # what most names are; the rest is looked at more closely
     if _UNSHOWN.search(text):
         raise InputError("bad_field", f"{field} holds control or direction characters or a line break")
     if (len(text.encode()) if field == "item" else len(text)) > most:

@@ -86,20 +86,28 @@ static int has_sha_ni(void) { return 0; }
 
 static compress_fn compress = compress_portable;
 
-static uint64_t sum_of(compress_fn with, uint32_t first, const uint8_t *slots, const uint8_t *sides, Py_ssize_t count) {
-    uint8_t block[64 * BLOCKS] = {0};
+static void prepare(uint8_t block[64 * BLOCKS]) {
+    memset(block, 0, 64 * BLOCKS);
     block[4 + SLOT + SIDE] = 0x80;
     block[64 * BLOCKS - 2] = (4 + SLOT + SIDE) * 8 >> 8;
     block[64 * BLOCKS - 1] = (4 + SLOT + SIDE) * 8 & 255;
+}
+
+static uint64_t share(compress_fn with, uint8_t block[64 * BLOCKS], uint32_t slot, const uint8_t *image, const uint8_t *side) {
+    uint32_t state[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
+    for (int b = 0; b < 4; b++) block[b] = (uint8_t)(slot >> (24 - 8 * b));
+    memcpy(block + 4, image, SLOT);
+    memcpy(block + 4 + SLOT, side, SIDE);
+    with(state, block, BLOCKS);
+    return (uint64_t)state[0] << 20 | state[1] >> 12;
+}
+
+static uint64_t sum_of(compress_fn with, uint32_t first, const uint8_t *slots, const uint8_t *sides, Py_ssize_t count) {
+    uint8_t block[64 * BLOCKS];
+    prepare(block);
     uint64_t sum = 0;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        uint32_t state[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0}, slot = first + (uint32_t)i;
-        for (int b = 0; b < 4; b++) block[b] = (uint8_t)(slot >> (24 - 8 * b));
-        memcpy(block + 4, slots + i * SLOT, SLOT);
-        memcpy(block + 4 + SLOT, sides + i * SIDE, SIDE);
-        with(state, block, BLOCKS);
-        sum += (uint64_t)state[0] << 20 | state[1] >> 12; /* wraps mod 2^64, of which 2^52 is a divisor */
-    }
+    for (Py_ssize_t i = 0; i < count; i++) /* wraps mod 2^64, of which 2^52 is a divisor */
+        sum += share(with, block, first + (uint32_t)i, slots + i * SLOT, sides + i * SIDE);
     return sum & MODULUS_MASK;
 }
 
@@ -128,11 +136,38 @@ static PyObject *chunk_sum(PyObject *self, PyObject *args) { return chunk_sum_wi
 
 static PyObject *chunk_sum_portable(PyObject *self, PyObject *args) { return chunk_sum_with(compress_portable, args); }
 
+/* The shares of slots by themselves: numbers as uint32, results as uint64, both in the machine's order. */
+static PyObject *slot_sums(PyObject *self, PyObject *args) {
+    PyObject *numbers, *slots, *sides;
+    if (!PyArg_ParseTuple(args, "SSS", &numbers, &slots, &sides)) return NULL;
+    Py_ssize_t count = PyBytes_GET_SIZE(numbers) / 4;
+    if (PyBytes_GET_SIZE(numbers) % 4 || PyBytes_GET_SIZE(slots) % SLOT || PyBytes_GET_SIZE(slots) / SLOT != count ||
+        PyBytes_GET_SIZE(sides) % SIDE || PyBytes_GET_SIZE(sides) / SIDE != count) {
+        PyErr_SetString(PyExc_ValueError, "numbers are 4 bytes, slots 64 and side records 40, as many of each");
+        return NULL;
+    }
+    PyObject *found = PyBytes_FromStringAndSize(NULL, count * 8);
+    if (!found) return NULL;
+    const char *n = PyBytes_AS_STRING(numbers);
+    const uint8_t *a = (const uint8_t *)PyBytes_AS_STRING(slots), *b = (const uint8_t *)PyBytes_AS_STRING(sides);
+    char *to = PyBytes_AS_STRING(found);
+    Py_BEGIN_ALLOW_THREADS uint8_t block[64 * BLOCKS];
+    prepare(block);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        uint32_t slot;
+        memcpy(&slot, n + 4 * i, 4);
+        uint64_t sum = share(compress, block, slot, a + i * SLOT, b + i * SIDE);
+        memcpy(to + 8 * i, &sum, 8);
+    }
+    Py_END_ALLOW_THREADS return found;
+}
+
 static PyObject *accelerated(PyObject *self, PyObject *args) { return PyBool_FromLong(compress != compress_portable); }
 
 static PyMethodDef methods[] = {
     {"chunk_sum", chunk_sum, METH_VARARGS, NULL},
     {"chunk_sum_portable", chunk_sum_portable, METH_VARARGS, NULL},
+    {"slot_sums", slot_sums, METH_VARARGS, NULL},
     {"accelerated", accelerated, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

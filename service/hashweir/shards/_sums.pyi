@@ -9,5 +9,11 @@ def chunk_sum(first: int, slots: bytes, sides: bytes) -> int:
 def chunk_sum_portable(first: int, slots: bytes, sides: bytes) -> int:
     """The same without the processor's own instructions for SHA-1."""
 
+def slot_sums(numbers: bytes, slots: bytes, sides: bytes) -> bytes:
+    """Of each slot its share of a sum (`layout.slot_sum`), as uint64. `numbers` are uint32, in the machine's order.
+
+    Raises ValueError where there are not as many numbers, slots of 64 and side records of 40 bytes.
+    """
+
 def accelerated() -> bool:
     """Whether `chunk_sum` uses the processor's own instructions for SHA-1."""

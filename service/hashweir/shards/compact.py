@@ -50,9 +50,9 @@ class Compaction:
             first += len(built)
             stays = built < len(now)
             stays[stays] = now[built[stays]] == before[built[stays]]
-            for row in rows_of(moved[~stays]).tolist():
-                self._new.garbage += 1
-                self._new.withdraw(row)
+            left = rows_of(moved[~stays])
+            self._new.garbage += len(left)
+            self._new.withdraw(left)
             late = of_form(now, form)
             late[built[stays]] = False
             now[built[stays]] = moved[stays]

@@ -12,7 +12,12 @@ damage that no sequence shows. A fourth does the tables' upkeep, in threads. Lon
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 
 from hashweir.errors import ConfigError, HashweirError, Refused, Unreachable
 from hashweir.ports import Clock, SlotChange, Store
@@ -28,10 +33,25 @@ from hashweir.shards.trust import Alarms, Followed, OnAlarm, ShardStats
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _TEND_S = 0.1
+_REST = 3.0
+"""Merging rests this many times as long as it worked: an import then costs a quarter of a core for it, not all of one,
+and the tail that searches scan is a few times longer."""
+_HURRY = 1 / 16
+"""Without a rest where a table has grown by more than this share: what was just loaded has no slices at all."""
 AT_ONCE = 256
 """Changes that are applied, or told, before others on the loop have their turn: a millisecond."""
 
 OnChange = Callable[[SlotChange], None]
+
+
+def _yielding() -> None:
+    """The calling thread takes what others leave of the processors. On Linux a thread has a priority of its own.
+
+    Only for what computes without the interpreter: a thread that waits for a processor with it makes all others wait.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # where a sandbox forbids it, it merges all the same
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
 
 
 def _ignore(*_: object) -> None:
@@ -258,16 +278,27 @@ class Follower:
 
     async def _tend(self) -> None:
         """Do what tables need, one bounded piece after the other, beside serving and applying."""
-        tended = dict[Table, tuple[int, int]]()
         await self.ready.wait()  # slices of what is still loading would have to be made again
+        merging = ThreadPoolExecutor(1, "merging", _yielding)
+        try:
+            await self._tend_by(merging)
+        finally:
+            merging.shutdown(wait=False)
+
+    async def _tend_by(self, merging: Executor) -> None:
+        loop, tended = asyncio.get_running_loop(), dict[Table, tuple[int, int]]()
         while True:
             before, tended = tended, {}
             for table in list(self.known.tables.by_key.values()):
                 now = tended[table] = len(table), len(table.index)
+                was, _ = before.get(table, (0, 0))
                 if before.get(table) != now:
                     self.tended.clear()
-                    while await asyncio.to_thread(table.index.tend):
-                        pass
+                    began = loop.time()
+                    while await loop.run_in_executor(merging, table.index.tend):
+                        if len(table) * (1 - _HURRY) < was:
+                            await asyncio.sleep((loop.time() - began) * _REST)
+                        began = loop.time()
             if (work := self.known.compaction()) is not None:
                 await asyncio.to_thread(work.build)
                 work.finish()

@@ -187,8 +187,7 @@ class LiveKnown:
         digest = hashlib.blake2b(digest_size=16)
         for shard in self.shards:
             digest.update(_PLACE.pack(shard.number, shard.position.epoch, shard.position.seq))
-            for entry in sorted(shard.kept):
-                digest.update(b"kept" + entry)
+            digest.update(shard.kept_digest())
         digest.update(_PLACE.pack(2**32 - 1, self.sets_position.epoch, self.sets_position.seq))
         for name in sorted(self._off):
             digest.update(b"off" + name.encode())

@@ -64,9 +64,11 @@ def shard_of(value: bytes, shards: int) -> int:
 
 def entry_id(set_name: str, kind: Kind, form: str, value: bytes) -> str:
     """Entry id as 32 hex: the same hash in the same set is always the same entry."""
-    return hashlib.blake2b(_frame(set_name, kind, form) + framed(value), digest_size=16).hexdigest()
+    framed_value = len(value).to_bytes(4, "big") + value  # `framed`, of which an import has one a row
+    return hashlib.blake2b(_frame(set_name, kind, form) + framed_value, digest_size=16).hexdigest()
 
 
+@lru_cache(256)
 def item_id(set_name: str, item_name: str) -> str:
     """Item id as 16 hex, for a named item of a set."""
     return hashlib.blake2b(_frame(set_name) + framed(item_name.encode()), digest_size=8).hexdigest()

@@ -50,7 +50,7 @@ class Rereader:
         asked = await asyncio.gather(*(self._ask(one) for one in doubtful))
         verdicts, wanted = list[tuple[Followed, str]](), list[Wanted]()
         for one, (head, sums) in zip(doubtful, asked, strict=True):
-            verdict, differing = self._prepare(one, head, sums)
+            verdict, differing = await self._prepare(one, head, sums)
             verdicts.append((one, verdict))
             wanted += [Wanted(one, kind, number, head.time_ms) for kind in KINDS for number in differing[kind]]
             await asyncio.sleep(0)  # here and below: whoever shares the loop has a turn in between
@@ -59,6 +59,7 @@ class Rereader:
             if one.shard.settle() and verdict == "suspect":
                 one.rewound = True
             one.was_reread(self._clock.monotonic())
+            one.shard.kept_digest()  # a millisecond for many of them, better here than for all shards at once
             await asyncio.sleep(0)
 
     async def _ask(self, one: Followed) -> tuple[Head, dict[Kind, list[int]]]:
@@ -66,7 +67,9 @@ class Rereader:
         sums = await asyncio.gather(*(self._store.sums(one.shard.number, kind) for kind in KINDS))
         return head, dict(zip(KINDS, sums, strict=True))
 
-    def _prepare(self, one: Followed, head: Head, sums: dict[Kind, list[int]]) -> tuple[str, dict[Kind, list[int]]]:
+    async def _prepare(
+        self, one: Followed, head: Head, sums: dict[Kind, list[int]]
+    ) -> tuple[str, dict[Kind, list[int]]]:
         """Begin again at this head: whose word counts, and which chunks there are to be read."""
         shard, verdict = one.shard, one.judge_before_reread(head)
         differing = {kind: shard.differing(kind, sums[kind]) for kind in KINDS}
@@ -77,11 +80,13 @@ class Rereader:
             for kind, chunks in differing.items():
                 for chunk in chunks:
                     shard.keep(kind, chunk)
+                    await asyncio.sleep(0)
         shard.rebase(head.position)
         for kind in KINDS:
             there = len(sums[kind])
-            if any(number >= there for number in differing[kind]):
-                self.put(Wanted(one, kind, there, head.time_ms), _NOTHING, 0)
+            for number in reversed(range(there, len(shard.sums(kind)))):
+                self.put(Wanted(one, kind, number, head.time_ms), _NOTHING, 0)
+                await asyncio.sleep(0)
             differing[kind] = [number for number in differing[kind] if number < there]
         return verdict, differing
 

@@ -8,17 +8,17 @@ active. The shard holds what the store has (or no sum would agree); no search fi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hashweir.model import KINDS, Kind
 from hashweir.ports import Chunk, Head, Position, SlotChange
 from hashweir.shards._sums import chunk_sum
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SUM_MODULUS, slot_sum
-from hashweir.shards.records import Octets
+from hashweir.shards.runs import arrays, by_chunk, changed, rows_differing, run_length, shares
 from hashweir.shards.snapshot import Snapshot
 from hashweir.shards.tables import ACTIVE, Refs, Tables
 
@@ -56,7 +56,8 @@ class Shard:
         self.total = 0
         """Sum of all chunk sums mod 2^52."""
         self.kept: set[bytes] = set()
-        """Ids (16 bytes) of the entries whose withdrawal is kept against the store."""
+        """Ids (16 bytes) of the entries whose withdrawal is kept against the store. Changed here alone."""
+        self._kept_digest: bytes | None = None
         self._tables = tables
         self._kinds: dict[Kind, _Slots] = {kind: _Slots() for kind in KINDS}
 
@@ -86,7 +87,7 @@ class Shard:
         self, position: Position, kept: Iterable[bytes], kinds: Mapping[Kind, tuple[Refs, list[int], list[int]]]
     ) -> None:
         """Begin with what another process had, in place of nothing. Raises ValueError for chunks that do not fit."""
-        self.position, self.kept = position, set(kept)
+        self.position, self.kept, self._kept_digest = position, set(kept), None
         for kind, (refs, sums, seqs) in kinds.items():
             if not len(sums) == len(seqs) == -(-len(refs) // CHUNK_SLOTS):
                 raise ValueError(f"{len(refs)} slots in {len(sums)} chunks")
@@ -140,6 +141,7 @@ class Shard:
         if shown:
             # The store said so after its loss was seen: somebody meant it.
             self.kept.discard(entry)
+            self._kept_digest = None
         now = before if covered and before else (change.image, change.side)
         if now != before or shown:
             self._put(kind, slot, *now)
@@ -149,35 +151,29 @@ class Shard:
         return True
 
     def extend(self, changes: Sequence[SlotChange]) -> int:
-        """Take the first of these changes that only add, all at once; how many. An import is little else.
-
-        They follow each other, are of one kind, and are of slots that were never used nor read.
-        """
-        kind, count, seq = changes[0].kind, self._kinds[changes[0].kind].count, self.position.seq
-        slots = self._kinds[kind]
-        taken = 0
-        for one in changes:
-            follows = one.position == Position(epoch=self.position.epoch, seq=seq + taken + 1)
-            whole = (len(one.image), len(one.side)) == (SLOT_BYTES, SIDE_BYTES)
-            number = one.slot // CHUNK_SLOTS
-            read = number < len(slots.seqs) and one.position.seq <= slots.seqs[number]
-            if not (follows and whole and one.kind == kind and one.slot == count + taken) or read or self.kept:
-                break
-            taken += 1
+        """Take the first of these changes, as many as can be taken at once; how many. 0 where `apply` has to judge."""
+        kind = changes[0].kind
+        slots, count = self._kinds[kind], self.count(kind)
+        taken = 0 if self.kept else run_length(changes, self.position, count, slots.seqs)
         if taken < 2:
             return 0
         some = changes[:taken]
         images, sides = b"".join(one.image for one in some), b"".join(one.side for one in some)
-        slots.resize(count + taken)
-        slots.refs[count : count + taken] = self._tables.add(kind, *_arrays(images, sides), self.kept)
-        first, end = count, count + taken
-        while first < end:
-            number = first // CHUNK_SLOTS
-            last = min(end, (number + 1) * CHUNK_SLOTS)
-            low, high = first - count, last - count
-            of_run = images[low * SLOT_BYTES : high * SLOT_BYTES], sides[low * SIDE_BYTES : high * SIDE_BYTES]
-            self._grow(kind, number, chunk_sum(first, *of_run))
-            first = last
+        rows, at = arrays(images, sides), np.fromiter((one.slot for one in some), np.int64, taken)
+        differences = shares(at, images, sides)
+        put = at >= count
+        slots.resize(max(count, int(at.max()) + 1))
+        if not put.all():
+            old = np.nonzero(~put)[0]
+            refs = slots.refs[at[old]]
+            before = self._tables.reading().take(kind, refs)
+            differences[old] -= shares(at[old], *(column.tobytes() for column in before))
+            put[old] = differs = changed(rows[0][old], rows[1][old], *before)
+            self._tables.retire(kind, refs[differs])
+        if put.any():
+            slots.refs[at[put]] = self._tables.add(kind, rows[0][put], rows[1][put], self.kept)
+        for number, difference in by_chunk(at, differences):
+            self._grow(kind, number, difference)
         self.position = some[-1].position
         return taken
 
@@ -214,12 +210,12 @@ class Shard:
             raise Gap(f"shard {self.number}: {kind} chunk {number} would leave a hole")
         if total is None:
             total = chunk_sum(first, chunk.slots, chunk.sides)
-        images, sides = _arrays(chunk.slots, chunk.sides)
+        images, sides = arrays(chunk.slots, chunk.sides)
         old = self.refs(kind)[first : first + CHUNK_SLOTS if used else None].copy()
-        differing = _differing(images, sides, *self._tables.reading().take(kind, old))
-        self._tables.retire(kind, old[differing[differing < len(old)]])
+        unlike = rows_differing(images, sides, *self._tables.reading().take(kind, old))
+        self._tables.retire(kind, old[unlike[unlike < len(old)]])
         slots.resize(first + used if last or not used else slots.count)
-        here = differing[differing < used]
+        here = unlike[unlike < used]
         if here.size:
             slots.refs[first + here] = self._tables.add(kind, images[here], sides[here], self.kept)
         gone = sum(slots.sums[number : number + 1] if used else slots.sums[number:])
@@ -229,7 +225,7 @@ class Shard:
         else:
             del slots.sums[number:], slots.seqs[number:]
         self.total = (self.total + total - gone) % SUM_MODULUS
-        return list((first + differing).tolist())
+        return list((first + unlike).tolist())
 
     def rebase(self, position: Position) -> None:
         """Begin again from this position: changes after it are taken, except those that a chunk read later has.
@@ -245,21 +241,31 @@ class Shard:
 
     def keep(self, kind: Kind, number: int) -> None:
         """Keep every withdrawal of this chunk, as it is now, whatever a re-read will say of the same entries."""
-        fields, images = SLOT_FORMS[kind], _arrays(*self.chunk(kind, number))[0]
+        fields, images = SLOT_FORMS[kind], arrays(*self.chunk(kind, number))[0]
         withdrawn = images[images[:, fields.state] != ACTIVE, fields.entry : fields.entry + 16]
-        self.kept |= {one.tobytes() for one in withdrawn}
+        self.kept.update(np.ascontiguousarray(withdrawn).view("V16").ravel().tolist())
+        self._kept_digest = None
 
     def settle(self) -> int:
         """After a re-read: forget kept withdrawals on which the store agrees; how many are left."""
         if self.kept:
             self.kept &= {entry for _, _, entry in self._suppressed()}
+            self._kept_digest = None
         return len(self.kept)
+
+    def kept_digest(self) -> bytes:
+        """The same for the same entries kept, empty for none. Made anew only after they changed: they may be many."""
+        if self._kept_digest is None:
+            some = b"".join(sorted(self.kept))
+            self._kept_digest = hashlib.blake2b(some, digest_size=16).digest() if some else b""
+        return self._kept_digest
 
     def release(self) -> None:
         """Take the store's word for everything again: it was reconciled."""
         if self.kept:
             back = self._suppressed()
             self.kept.clear()
+            self._kept_digest = None
             for kind, slot, _ in back:
                 self._put(kind, slot, *self.slot(kind, slot))
 
@@ -270,10 +276,12 @@ class Shard:
             refs = self.refs(kind)
             hidden = np.nonzero(self._tables.hidden(kind, refs))[0]
             images, _ = self._tables.reading().take(kind, refs[hidden])
-            for slot, image in zip(hidden.tolist(), images, strict=True):
-                entry = image[fields.entry : fields.entry + 16].tobytes()
-                if image[fields.state] == ACTIVE and entry in self.kept:
-                    found.append((kind, slot, entry))
+            active = images[:, fields.state] == ACTIVE
+            entries = (
+                np.ascontiguousarray(images[active, fields.entry : fields.entry + 16]).view("V16").ravel().tolist()
+            )
+            pairs = zip(hidden[active].tolist(), entries, strict=True)
+            found += [(kind, slot, entry) for slot, entry in pairs if entry in self.kept]
         return found
 
     def _put(self, kind: Kind, slot: int, image: bytes, side: bytes) -> None:
@@ -282,19 +290,4 @@ class Shard:
         if slot < slots.count:
             self._tables.retire(kind, slots.refs[slot : slot + 1])
         slots.resize(max(slots.count, slot + 1))
-        slots.refs[slot : slot + 1] = self._tables.add(kind, *_arrays(image, side), self.kept)
-
-
-def _arrays(slots: bytes, sides: bytes) -> tuple[Octets, Octets]:
-    """Slots (n, 64) and side records (n, 40)."""
-    return (
-        np.frombuffer(slots, np.uint8).reshape(-1, SLOT_BYTES),
-        np.frombuffer(sides, np.uint8).reshape(-1, SIDE_BYTES),
-    )
-
-
-def _differing(images: Octets, sides: Octets, old_images: Octets, old_sides: Octets) -> NDArray[np.intp]:
-    """Rows in which two chunks differ, those that only one has included."""
-    both = min(len(images), len(old_images))
-    differs = (images[:both] != old_images[:both]).any(axis=1) | (sides[:both] != old_sides[:both]).any(axis=1)
-    return np.concatenate([np.nonzero(differs)[0], np.arange(both, max(len(images), len(old_images)))])
+        slots.refs[slot : slot + 1] = self._tables.add(kind, *arrays(image, side), self.kept)

@@ -56,8 +56,7 @@ class Table:
         if len(table.index) != len(records) or len(hidden) != len(records):
             raise ValueError(f"{len(table.index)} values for {len(records)} records")
         table.records, table.garbage, table._hidden = records, garbage, hidden.copy()
-        for row in np.nonzero(hidden)[0].tolist():
-            table.index.withdraw(row)
+        table.index.withdraw(np.nonzero(hidden)[0])
         return table
 
     def hidden_rows(self) -> Octets:
@@ -81,22 +80,26 @@ class Table:
         self._hidden[first:rows] = ~visible
         self.records.append(np.hstack([images[:, self.width :], sides]))
         self.index.add(images[:, : self.width].tobytes())
-        for row in (first + np.nonzero(~visible)[0]).tolist():
-            self.index.withdraw(row)
+        if not visible.all():
+            self.index.withdraw(first + np.nonzero(~visible)[0])
         return first
 
-    def retire(self, row: int, version: int) -> bool:
-        """A slot leaves this row, from this version on. Whether a search could find it until now."""
-        self.garbage += 1
-        if self._hidden[row]:
-            return False
-        self.gone[row] = version
-        return True
+    def retire(self, rows: Rows, version: int) -> Rows:
+        """Slots leave these rows, from this version on. Those that a search could find until now."""
+        self.garbage += len(rows)
+        found: Rows = rows[self._hidden[rows] == 0]
+        self.gone.update(dict.fromkeys(found.tolist(), version))
+        return found
 
-    def withdraw(self, row: int) -> None:
-        """Take a row that no view counts out of the index."""
-        self._hidden[row] = 1
-        self.index.withdraw(row)
+    def withdraw(self, rows: Rows) -> None:
+        """Take rows that no view counts out of the index."""
+        self._hidden[rows] = 1
+        self.index.withdraw(rows)
+
+    def forget(self, rows: Rows) -> None:
+        """Every search that may still find these rows, which were taken out, has ended."""
+        for row in rows.tolist():
+            self.gone.pop(row, None)  # damaged memory may have retired a row twice
 
     def hidden(self, rows: Rows) -> NDArray[np.bool_]:
         """Which of these rows no search finds: not active, kept withdrawn, or withdrawn since."""

@@ -202,5 +202,32 @@ def test_extending_goes_over_chunk_edges_and_stops_at_what_does_not_follow() -> 
     assert shard.extend([*run, change(seq + 6, "pdq", seq + 4, 9)]) == 5
     assert [shard.intact("pdq", n) for n in (0, 1)] == [True, True]
     assert shard.count("pdq") == CHUNK_SLOTS + 3
-    for wrong in (change(seq + 6, "pdq", seq + 4, 9), change(seq + 5, "pdq", 3, 9), change(seq + 5, "md5", 0, 9)):
+    for wrong in (change(seq + 6, "pdq", seq + 4, 9), change(seq + 5, "pdq", seq + 5, 9), change(seq + 5, "md5", 0, 9)):
         assert shard.extend([wrong, replace(wrong, position=Position(epoch=EPOCH, seq=wrong.position.seq + 1))]) == 0
+
+
+def test_extending_takes_changes_of_used_slots_once_each() -> None:
+    """Of several chunks, new ones in between; a slot that comes again, or was new in the run, is for the next run."""
+    shard, model = filled(CHUNK_SLOTS + 2), filled(CHUNK_SLOTS + 2)
+    seq = CHUNK_SLOTS + 2
+    slots = [5, CHUNK_SLOTS, seq, 7, seq + 1]
+    run = [change(seq + 1 + n, "pdq", slot, 90 + n) for n, slot in enumerate(slots)]
+    again = [change(seq + 6, "pdq", 5, 77), change(seq + 6, "pdq", seq, 77)]
+    for last in again:
+        assert filled(CHUNK_SLOTS + 2).extend([*run, last]) == len(run)
+    assert shard.extend(run) == len(run)
+    for one in run:
+        model.apply(one)
+    assert [shard.chunk("pdq", n) for n in (0, 1)] == [model.chunk("pdq", n) for n in (0, 1)]
+    assert (shard.sums("pdq"), shard.total, shard.position) == (model.sums("pdq"), model.total, model.position)
+
+
+def test_a_run_that_tells_what_is_there_makes_no_garbage() -> None:
+    """As when chunks are accepted as they are: positions move, rows stay."""
+    tables = Tables()
+    shard = Shard(0, tables)
+    shard.rebase(Position(epoch=EPOCH, seq=0))
+    assert shard.extend([change(n + 1, "pdq", n, n) for n in range(4)]) == 4
+    assert shard.extend([change(n + 5, "pdq", n, n) for n in range(4)]) == 4
+    assert (shard.position.seq, [len(table) for table in tables.by_key.values()]) == (8, [4])
+    assert [table.garbage for table in tables.by_key.values()] == [0]

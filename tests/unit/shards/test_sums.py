@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashweir.shards._sums import accelerated, chunk_sum, chunk_sum_portable
-from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS
+from hashweir.shards._sums import accelerated, chunk_sum, chunk_sum_portable, slot_sums
+from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS, slot_sum
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "layout.json"
 Sum = Callable[[int, bytes, bytes], int]
@@ -91,3 +92,29 @@ def test_threads_give_what_one_gives() -> None:
 def test_it_says_what_it_uses() -> None:
     """So that a bench can say what was measured."""
     assert accelerated() in (True, False)
+
+
+@given(numbers=st.lists(st.integers(0, 2**32 - 1), max_size=5), data=st.data())
+def test_shares_of_slots_are_their_definition(numbers: list[int], data: st.DataObject) -> None:
+    """Any slots, in any order."""
+    slots = data.draw(st.binary(min_size=len(numbers) * SLOT_BYTES, max_size=len(numbers) * SLOT_BYTES))
+    sides = data.draw(st.binary(min_size=len(numbers) * SIDE_BYTES, max_size=len(numbers) * SIDE_BYTES))
+    found = slot_sums(array("I", numbers).tobytes(), slots, sides)
+    assert list(array("Q", found)) == [
+        slot_sum(
+            number,
+            slots[at * SLOT_BYTES : (at + 1) * SLOT_BYTES],
+            sides[at * SIDE_BYTES : (at + 1) * SIDE_BYTES],
+        )
+        for at, number in enumerate(numbers)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "slots", "sides"),
+    [(4, 64, 0), (4, 0, 40), (3, 64, 40), (8, 64, 40), (4, 65, 40), (4, 64, 80), (0, 64, 40)],
+)
+def test_shares_of_anything_else_are_refused(numbers: int, slots: int, sides: int) -> None:
+    """As many numbers as slots and side records, and all of them whole."""
+    with pytest.raises(ValueError, match="as many of each"):
+        slot_sums(bytes(numbers), bytes(slots), bytes(sides))
