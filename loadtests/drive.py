@@ -68,7 +68,11 @@ class Driver:
             bootstrap_servers=self.rig.bootstrap, linger_ms=2, max_batch_size=2**20, max_request_size=2**21
         )
         await self._producer.start()
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=self.rig.bootstrap, fetch_max_wait_ms=200)
+        # When a verdict is read does not count, so many are read at once: one by one they cost broker and driver more
+        # than the uploads do.
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.rig.bootstrap, fetch_min_bytes=256 * 1024, fetch_max_wait_ms=200
+        )
         await self._consumer.start()
         self._consumer.assign([TopicPartition(f"{self.rig.prefix}verdicts", n) for n in range(PARTITIONS)])
         await self._consumer.seek_to_beginning()

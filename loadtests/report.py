@@ -36,6 +36,7 @@ def figures(ran: Ran) -> Figures:
         "bare": ran.bare,
         "sustained_per_second": ran.sustained,
         "sustained_to_bare": ran.sustained / ran.bare["per_second"],
+        "scaling": _scaling(ran),
         "event": ran.event,
         "uploads": len(sent),
         "mean_kb": float(np.mean([one.size for one in sent])) / 1000,
@@ -84,6 +85,16 @@ def _phase(ran: Ran, number: int, sent: Sequence[Sent]) -> Figures:
         "scan_mib": max(one["scan"] for one in memory) / 2**20,
         "cores": {role: (last.cpu_s[role] - first.cpu_s[role]) / span_s for role in last.cpu_s},
     }
+
+
+def _scaling(ran: Ran) -> list[Figures]:
+    """Of each saturated phase with a number of scan processes of its own: what it reached, and as many bare ones."""
+    found = []
+    for number, per_second in ran.sustained_by_phase.items():
+        if count := ran.workers * ran.scenario.phases[number].scan_processes:
+            bare = ran.bare_by_count[count]["per_second"]
+            found.append({"scan_processes": count, "per_second": per_second, "bare_per_second": bare})
+    return found
 
 
 def _cpu(ran: Ran, sent: Sequence[Sent]) -> Figures:
@@ -152,8 +163,11 @@ def markdown(said: Figures) -> str:
         "the same by the stages' wall time": f"{cpu['decode_hash_share_by_stages']:.0%}",
         "machine's busy time that was not this run's": f"{cpu['others_share_of_machine']:.0%}",
         "driver behind its schedule, p99": f"{said['driver_late_p99_ms']:.1f} ms",
+        "scaling, to the first of them": _scaled(said["scaling"]),
         "event": said["event"],
     }
+    if not said["scaling"]:
+        del rows["scaling, to the first of them"]
     if not said["sustained_per_second"]:
         del rows["sustained"]
     if not said["event"]:
@@ -192,6 +206,16 @@ def markdown(said: Figures) -> str:
         *(f"![{name}]({name}.svg)" for name in ("throughput", "latency", "lag", "memory")),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _scaled(found: list[Figures]) -> str:
+    """Rates as multiples of the first one's, and those of the bare processes."""
+    return "; ".join(
+        f"{one['scan_processes']} scan processes {one['per_second']:.1f}/s, "
+        f"{one['per_second'] / found[0]['per_second']:.2f} times (bare {one['bare_per_second']:.1f}/s, "
+        f"{one['bare_per_second'] / found[0]['bare_per_second']:.2f} times)"
+        for one in found
+    )
 
 
 def compared(one: Figures, other: Figures) -> str:

@@ -43,7 +43,11 @@ class Ran:
     spans: list[tuple[Sample, Sample]] = field(default_factory=list)
     drained_s: list[float] = field(default_factory=list)
     bare: dict[str, float] = field(default_factory=dict)
+    """What as many bare processes reached, before the workers ran and after them."""
+    bare_by_count: dict[int, dict[str, float]] = field(default_factory=dict)
+    """The same by number of processes, where phases have numbers of their own."""
     sustained: float = 0.0
+    sustained_by_phase: dict[int, float] = field(default_factory=dict)
     driver: Driver | None = None
     samples: list[Sample] = field(default_factory=list)
     event: str = ""
@@ -70,8 +74,8 @@ async def run(
         rig.create()
         for name in sorted({one.set for one in material.known}):
             rig.fill(name, [one for one in material.known if one.set == name])
-        say(f"bare scan processes: {workers * scan_processes}")
-        ran.bare = await asyncio.to_thread(_bare, scenario, material, workers * scan_processes, bare_seconds)
+        counts = {workers * (phase.scan_processes or scan_processes) for phase in scenario.phases}
+        await _measure_bare(ran, counts | {workers * scan_processes}, material, bare_seconds / 2, say)
         nodes = [rig.node(f"w{number}") for number in range(workers)]
         for node in nodes:
             await asyncio.to_thread(node.wait_ready)
@@ -81,6 +85,8 @@ async def run(
             await _phases(ran, driver, watch, rig, say)
         for node in nodes:
             await asyncio.to_thread(node.terminate)
+        # A machine's speed changes with its neighbours' work, within minutes and by a third.
+        await _measure_bare(ran, counts | {workers * scan_processes}, material, bare_seconds / 2, say)
         ran.samples = watch.samples
     ran.machine["load_average_after"] = round(os.getloadavg()[0], 2)
     return ran
@@ -92,13 +98,15 @@ async def _phases(ran: Ran, driver: Driver, watch: Watch, rig: Rig, say: Callabl
         for number, phase in enumerate(ran.scenario.phases):
             per_second = phase.per_second or phase.times_bare * ran.bare["per_second"]
             per_second = per_second or phase.times_sustained * ran.sustained
+            if phase.scan_processes:
+                await asyncio.to_thread(_restart, watch.nodes, phase.scan_processes)
             say(f"{phase.name}: {per_second:.0f} uploads/s for {phase.seconds:.0f} s")
             first, began = await watch.look(), time.time()
             async with _event(phase, ran, rig, watch.nodes):
                 await driver.phase(number, phase, per_second)
             last = await watch.look()
             if phase.saturates:
-                ran.sustained = _per_second(driver, began, time.time())
+                ran.sustained = ran.sustained_by_phase[number] = _per_second(driver, began, time.time())
             drained = time.monotonic()
             if phase.drain or number == len(ran.scenario.phases) - 1:
                 await driver.drained()
@@ -108,6 +116,36 @@ async def _phases(ran: Ran, driver: Driver, watch: Watch, rig: Rig, say: Callabl
     finally:
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)
+
+
+def _restart(nodes: list[Node], scan_processes: int) -> None:
+    for node in nodes:
+        node.terminate()
+        node.environment["HASHWEIR_SCAN__PROCESSES"] = str(scan_processes)
+        node.start()
+    for node in nodes:
+        node.wait_ready()
+
+
+async def _measure_bare(
+    ran: Ran, counts: set[int], material: Material, seconds: float, say: Callable[[str], None]
+) -> None:
+    """Let bare processes run for a while, and add it up with what was measured before."""
+    for count in sorted(counts):
+        say(f"bare scan processes: {count}")
+        said = await asyncio.to_thread(_bare, ran.scenario, material, count, seconds)
+        before = ran.bare_by_count.get(count, {"uploads": 0.0, "seconds": 0.0, "cpu_s": 0.0})
+        uploads, spent = before["uploads"] + said["uploads"], before["seconds"] + seconds
+        cpu_s = before["cpu_s"] + said["uploads"] * said["cpu_ms"] / 1000
+        ran.bare_by_count[count] = {
+            "processes": count,
+            "per_second": uploads / spent,
+            "cpu_ms": 1000 * cpu_s / uploads,
+            "uploads": uploads,
+            "seconds": spent,
+            "cpu_s": cpu_s,
+        }
+    ran.bare = ran.bare_by_count[ran.workers * ran.scan_processes]
 
 
 def _per_second(driver: Driver, began: float, ended: float) -> float:

@@ -31,6 +31,8 @@ class Phase:
     """The next phase begins when nothing is left to judge."""
     also_per_second: float = 0.0
     """Uploads of `also` (a share of media) on top, such as the copies of one video."""
+    scan_processes: int = 0
+    """The workers are started anew with so many each before this phase; 0 leaves them as they are."""
     event: str = ""
     """`import`: `event_entries` entries are imported. `stall`: the first worker stops every other half second."""
 

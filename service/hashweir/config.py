@@ -139,7 +139,7 @@ class Scan(Section):
         default=0, ge=0, le=8, description="processes for documents and videos alone; 0: they share the others"
     )
     memory_bytes: PositiveInt = Field(default=2048 * MIB, description="address space of one scan process")
-    recycle_jobs: PositiveInt = Field(default=500, description="a process is replaced after so many uploads")
+    recycle_jobs: PositiveInt = Field(default=5000, description="a process is replaced after so many uploads")
     recycle_resident_bytes: PositiveInt = Field(
         default=512 * MIB, description="a process is replaced where so much memory stays with it"
     )

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hashweir.adapters.sandbox_frames import Setup
+from hashweir.adapters.sandbox_link import Arena, Link
 from hashweir.adapters.sandbox_process import ENVIRONMENT, ScanProcess, start_process
 from hashweir.hashing import exact
 from hashweir.model import Limits
@@ -40,26 +41,26 @@ BARE = """
 import sys
 from hashweir.adapters import sandbox_child
 sandbox_child.lock_down = lambda memory_bytes: ((), {})
-sandbox_child.main(int(sys.argv[1]), int(sys.argv[2]))
+sandbox_child.main(*(int(one) for one in sys.argv[1:4]))
 """
 
 
 async def bare_process() -> ScanProcess:
     """A scan process that never locks itself down."""
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    errors = os.memfd_create("stderr")
+    errors, arena = os.memfd_create("stderr"), Arena()
     with theirs:
         popen = subprocess.Popen(  # noqa: ASYNC220, as the original does
-            [sys.executable, "-I", "-c", BARE, str(theirs.fileno()), str(os.getpid())],
+            [sys.executable, "-I", "-c", BARE, str(theirs.fileno()), str(os.getpid()), str(arena.descriptor)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=(theirs.fileno(), arena.descriptor),
             env=ENVIRONMENT,
             cwd="/",
         )
-    process = ScanProcess(popen, ours, errors)
+    arena.handed_over()
+    process = ScanProcess(popen, Link(ours), arena, errors)
     await process.prepare(SETUP)
     return process
 

@@ -24,26 +24,26 @@ _seen: dict[str, str] = {}
 """What a process could see before it was locked down."""
 
 
-def prepare(limits: Limits) -> Callable[[bytes, str | None, object], Scan]:
+def prepare(limits: Limits) -> Callable[[bytes, str | None, object, object], Scan]:
     """The scan function. Its processes inherit nothing, and it reports that when asked."""
     _seen["environment"] = repr(sorted(os.environ))
     _seen["descriptors"] = repr(sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir())[:-1])
     return scan
 
 
-def prepare_and_search(limits: Limits) -> Callable[[bytes, str | None, object], Scan]:
+def prepare_and_search(limits: Limits) -> Callable[[bytes, str | None, object, object], Scan]:
     """The same, after a search of all memory for what only the parent should know."""
     # Not one literal, or the search would find itself.
     _seen["secrets"] = str(_own_memory().count(b"-".join((b"only", b"the", b"parent", b"knows", b"this"))))
     return prepare(limits)
 
 
-def fail(limits: Limits) -> Callable[[bytes, str | None, object], Scan]:
+def fail(limits: Limits) -> Callable[[bytes, str | None, object, object], Scan]:
     """A preparation that fails, as a missing library would."""
     raise ImportError("the codec is not there")
 
 
-def scan(content: bytes, media_type: str | None, forms: object) -> Scan:
+def scan(content: bytes, media_type: str | None, forms: object, sha256: object) -> Scan:
     """Content is a verb and an argument, with a space between them."""
     verb, _, argument = content.partition(b" ")
     match verb:

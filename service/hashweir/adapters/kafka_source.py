@@ -23,6 +23,7 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 
+from hashweir.adapters.kafka_frames import read_in_frames
 from hashweir.adapters.kafka_link import Access, connect, topic_missing, unreachable, within
 from hashweir.adapters.kafka_position import BAD_DATA, Positions, Timing, record_of
 from hashweir.errors import HashweirError, Refused, Unreachable
@@ -118,6 +119,7 @@ class KafkaSource:
             fetch_max_bytes=8 * 1024 * 1024,
             max_poll_records=self._max_records,
         )
+        read_in_frames(self._consumer._client)
         try:
             await connect(self._access, self._consumer.start)
             try:

@@ -1,4 +1,4 @@
-"""A scan process: the program that the parent starts as `python -I -m hashweir.adapters.sandbox_child FD PARENT`.
+"""A scan process: the program that the parent starts as `python -I -m hashweir.adapters.sandbox_child FD PARENT FD`.
 
 It reads its set-up, prepares the scan function (imports and runs everything once), locks itself down, says what
 fences stand, and then answers one job after the other until the parent hangs up. It holds no credentials, and
@@ -7,7 +7,10 @@ from the lock-down on it opens nothing.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
+import mmap
 import os
 import pkgutil
 import resource
@@ -22,9 +25,17 @@ _UNFORESEEN = 70
 """Exit status after an exception that nobody caught: EX_SOFTWARE of sysexits.h."""
 
 
-def main(descriptor: int, parent: int) -> None:
-    """Serve the socket `descriptor` until it is closed at the other end. `parent` is the parent's process id."""
+_FRAME_BYTES = 2**16
+"""Most frames are shorter, and are read at once."""
+
+
+def main(descriptor: int, parent: int, contents: int) -> None:
+    """Serve the socket `descriptor` until it is closed at the other end.
+
+    `parent` is the parent's process id, `contents` the descriptor of the memory through which most contents come.
+    """
     _die_with(parent)
+    address = _mapped(contents)
     with socket.socket(fileno=descriptor) as link:
         setup = unpack_setup(_receive(link))
         sys.path[:0] = setup.path
@@ -32,13 +43,15 @@ def main(descriptor: int, parent: int) -> None:
         # A traceback would be printed with lines of source files, which can't be opened any more: that attempt
         # would end the process as if it had been taken over.
         sys.excepthook = lambda *error: os._exit(_UNFORESEEN)
+        gc.freeze()  # what is here now stays to the end
         fences, lacking = lock_down(setup.memory_bytes)
         link.sendall(pack(Ready(fences=fences, lacking=lacking)))
         while True:
             job = unpack_job(_receive(link))
             _allow_processor_time(job.cpu_s)
             try:
-                reply = Reply(number=job.number, scan=scan(job.content, job.media_type, job.forms))
+                content = ctypes.string_at(address, job.size) if job.content is None else job.content
+                reply = Reply(number=job.number, scan=scan(content, job.media_type, job.forms, job.sha256))
             except MemoryError:
                 reply = Reply(number=job.number, scan=None)
             link.sendall(pack(reply))
@@ -59,22 +72,40 @@ def _allow_processor_time(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, most))
 
 
-def _receive(link: socket.socket) -> bytearray:
-    """One frame from the parent. Ends the process, in peace, where the parent hung up."""
-    length = int.from_bytes(_receive_exactly(link, LENGTH_BYTES), "big")
-    return _receive_exactly(link, length)
+def _mapped(descriptor: int) -> int:
+    """The address at which this memory can be read, for good. Nothing of it stays open."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+    size = os.fstat(descriptor).st_size
+    # Not by Python's own mmap, which keeps a copy of the descriptor.
+    address: int = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    if address == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "the memory for contents can't be mapped")
+    os.close(descriptor)
+    return address
 
 
-def _receive_exactly(link: socket.socket, length: int) -> bytearray:
-    buffer = bytearray(length)
-    rest = memoryview(buffer)
-    while rest:
-        got = link.recv_into(rest)
-        if got == 0:
-            os._exit(0)  # an orderly end of the interpreter makes system calls that are not allowed
-        rest = rest[got:]
-    return buffer
+def _receive(link: socket.socket) -> memoryview:
+    """One frame from the parent, who sends no second one before it has the answer."""
+    buffer, got = bytearray(_FRAME_BYTES), 0
+    while got < LENGTH_BYTES:
+        got += _receive_into(link, memoryview(buffer)[got:])
+    end = LENGTH_BYTES + int.from_bytes(buffer[:LENGTH_BYTES], "big")
+    if end > len(buffer):
+        buffer += bytes(end - len(buffer))
+    while got < end:
+        got += _receive_into(link, memoryview(buffer)[got:end])
+    return memoryview(buffer)[LENGTH_BYTES:end]
+
+
+def _receive_into(link: socket.socket, room: memoryview) -> int:
+    """What there is, one byte at least. Ends the process, in peace, where the parent hung up."""
+    got = link.recv_into(room)
+    if got == 0:
+        os._exit(0)  # an orderly end of the interpreter makes system calls that are not allowed
+    return got
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*(int(one) for one in sys.argv[1:4]))

@@ -46,12 +46,18 @@ class Ready(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """Parent to process. `cpu_s`: seconds of processor time that this job may take."""
+    """Parent to process. `cpu_s`: seconds of processor time that this job may take.
+
+    Without `content`, that is the first `size` bytes of the memory that both have. `sha256` is its digest, which the
+    parent needs before anyone else does: it is not computed twice.
+    """
 
     number: int
-    content: bytes
+    content: bytes | None
+    size: int
     media_type: str | None
     forms: tuple[FormGroup, ...] = ()
+    sha256: bytes
     cpu_s: int
 
 
@@ -82,17 +88,17 @@ def pack(message: Setup | Ready | Job | Reply) -> bytearray:
     return frame
 
 
-def unpack_setup(body: bytes | bytearray) -> Setup:
+def unpack_setup(body: bytes | memoryview) -> Setup:
     """The parent's set-up."""
     return _setup.decode(body)
 
 
-def unpack_job(body: bytes | bytearray) -> Job:
+def unpack_job(body: bytes | memoryview) -> Job:
     """The parent's job."""
     return _job.decode(body)
 
 
-def unpack_ready(body: bytes | bytearray) -> Ready:
+def unpack_ready(body: bytes) -> Ready:
     """A process's first frame. Raises BadReply."""
     try:
         return _ready.decode(body)
@@ -100,7 +106,7 @@ def unpack_ready(body: bytes | bytearray) -> Ready:
         raise BadReply(str(error)) from error
 
 
-def unpack_reply(body: bytes | bytearray, number: int) -> Scan | None:
+def unpack_reply(body: bytes, number: int) -> Scan | None:
     """A process's answer to job `number`, None where its memory did not suffice. Raises BadReply."""
     try:
         reply = _reply.decode(body)

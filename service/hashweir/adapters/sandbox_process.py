@@ -14,16 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 from hashweir.adapters.sandbox_fences import LEVELS, Fence, Level
-from hashweir.adapters.sandbox_frames import (
-    LENGTH_BYTES,
-    MOST_REPLY_BYTES,
-    BadReply,
-    Job,
-    Setup,
-    pack,
-    unpack_ready,
-    unpack_reply,
-)
+from hashweir.adapters.sandbox_frames import BadReply, Job, Setup, pack, unpack_ready, unpack_reply
+from hashweir.adapters.sandbox_link import Arena, Link
 from hashweir.model import FormGroup, Scan
 
 Why = Literal["exit", "signal", "forbidden", "deadline", "memory", "bad_reply", "recycled"]
@@ -45,8 +37,6 @@ _DYING_S: Final = 1.0
 """A process that hung up has so long to be gone, so that its own exit status is seen."""
 _SPARE_CPU_S: Final = 2
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_PART_BYTES: Final = 2**14
-"""Read of an answer at a time; that of a picture has less than 2 kB."""
 
 
 class Failed(Exception):
@@ -68,13 +58,14 @@ class Unfenced(Failed):
 class ScanProcess:
     """A running scan process. Make it with `start_process`; whoever holds it must `end` it."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], link: socket.socket, errors: int) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], link: Link, arena: Arena, errors: int) -> None:
         self._popen = popen
         self._link = link
+        self._arena = arena
         self._errors = errors
         self._handle = os.pidfd_open(popen.pid)
+        self._memory = os.open(f"/proc/{popen.pid}/statm", os.O_RDONLY)
         self._ended = asyncio.Event()
-        self._talking = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._handle, self._reap)
         self.pid = popen.pid
@@ -92,7 +83,7 @@ class ScanProcess:
     async def prepare(self, setup: Setup) -> None:
         """Hand over the set-up and wait until it is ready. Raises Failed, with what it wrote to stderr."""
         try:
-            ready = unpack_ready(await self._exchange(pack(setup), _START_S))
+            ready = unpack_ready(await self._link.exchange(pack(setup), _START_S))
         except (TimeoutError, OSError, EOFError, BadReply) as error:
             failed = await self._failed(error)
             raise Failed(failed.why, f"no scan process: {failed}: {self._last_words()}") from error
@@ -107,9 +98,18 @@ class ScanProcess:
         """
         self.jobs += 1
         cpu_s = math.ceil(deadline_s) + _SPARE_CPU_S
-        job = Job(number=self.jobs, content=content, media_type=media_type, forms=forms, cpu_s=cpu_s)
+        held = self._arena.put(content)
+        job = Job(
+            number=self.jobs,
+            content=None if held else content,
+            size=len(content),
+            media_type=media_type,
+            forms=forms,
+            sha256=sha256,
+            cpu_s=cpu_s,
+        )
         try:
-            scan = unpack_reply(await self._exchange(pack(job), deadline_s), job.number)
+            scan = unpack_reply(await self._link.exchange(pack(job), deadline_s), job.number)
             if scan is not None and {one.value for one in scan.fingerprints if one.kind == "sha256"} != {sha256.hex()}:
                 raise BadReply("not the digest of what was sent")
         except (TimeoutError, OSError, EOFError, BadReply) as error:
@@ -121,8 +121,7 @@ class ScanProcess:
     def resident_bytes(self) -> int:
         """Memory of the machine that it takes now, by its own page table; 0 where the machine does not tell."""
         try:
-            with open(f"/proc/{self.pid}/statm", "rb", buffering=0) as file:  # noqa: PTH123, a hot path
-                return int(file.read(100).split()[1]) * _PAGE_BYTES
+            return int(os.pread(self._memory, 100, 0).split()[1]) * _PAGE_BYTES
         except (OSError, IndexError):
             return 0
 
@@ -137,14 +136,12 @@ class ScanProcess:
         """Kill it, wait until it is gone (at most 5 s: longer only a broken kernel holds it), let go of everything."""
         self.kill()
         await self._wait(_END_S)
-        # A socket that is closed under a pending receive leaves it waiting for ever; the end of file wakes it.
-        with contextlib.suppress(OSError):
-            self._link.shutdown(socket.SHUT_RDWR)
-        async with self._talking:
-            self._link.close()
+        await self._link.close()
         if self._errors >= 0:
-            os.close(self._errors)
-            self._errors = -1
+            self._arena.close()
+            for descriptor in (self._errors, self._memory):
+                os.close(descriptor)
+            self._errors = self._memory = -1
 
     async def _failed(self, error: Exception) -> Failed:
         if isinstance(error, TimeoutError):
@@ -179,31 +176,6 @@ class ScanProcess:
         if by_itself and self.when_ended is not None:
             self.when_ended(self, self._why())
 
-    async def _exchange(self, frame: bytearray, most_s: float) -> bytes:
-        """Send a frame and receive one. Raises TimeoutError, and what `_receive` raises."""
-        async with self._talking, asyncio.timeout(most_s):
-            await self._loop.sock_sendall(self._link, frame)
-            return await self._receive()
-
-    async def _receive(self) -> bytes:
-        """One frame, and no more: it was asked once. Raises BadReply, EOFError at the end of the link."""
-        parts = bytearray()
-        most = LENGTH_BYTES + MOST_REPLY_BYTES
-        while True:
-            # Not all at once: room would be made for the longest answer each time.
-            part = await self._loop.sock_recv(self._link, min(most + 1 - len(parts), _PART_BYTES))
-            if not part:
-                raise EOFError
-            parts += part
-            length = int.from_bytes(parts[:LENGTH_BYTES], "big")
-            if len(parts) > most or (len(parts) >= LENGTH_BYTES and length > MOST_REPLY_BYTES):
-                raise BadReply("a frame longer than any honest one")
-            if len(parts) >= LENGTH_BYTES + length:
-                break
-        if len(parts) > LENGTH_BYTES + length:
-            raise BadReply("more than one answer")
-        return bytes(parts[LENGTH_BYTES:])
-
     def _last_words(self) -> str:
         """The end of what it wrote to stderr, which it can only do before its lock-down."""
         size = os.fstat(self._errors).st_size
@@ -213,7 +185,8 @@ class ScanProcess:
 async def start_process(setup: Setup) -> ScanProcess:
     """Start a scan process and wait until it is ready. Raises Failed.
 
-    It inherits nothing but its end of a socket pair: no descriptors, no environment, no terminal. It dies with the
+    It inherits nothing but its end of a socket pair and the memory that contents come in: no other descriptors, no
+    environment, no terminal. It dies with the
     thread that calls this, so that must be one that lives as long as the program.
     """
     process = _spawn()
@@ -227,16 +200,18 @@ async def start_process(setup: Setup) -> ScanProcess:
 
 def _spawn() -> ScanProcess:
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
     errors = os.memfd_create("stderr")
-    command = [sys.executable, "-I", "-m", "hashweir.adapters.sandbox_child", str(theirs.fileno()), str(os.getpid())]
+    arena = Arena()
+    given = (theirs.fileno(), arena.descriptor)
+    program = [sys.executable, "-I", "-m", "hashweir.adapters.sandbox_child"]
+    command = [*program, str(given[0]), str(os.getpid()), str(given[1])]
     try:
         popen = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=given,
             env=ENVIRONMENT,
             cwd="/",
             start_new_session=True,  # a Ctrl-C is for the parent, which drains first
@@ -244,7 +219,9 @@ def _spawn() -> ScanProcess:
     except OSError:
         ours.close()
         os.close(errors)
+        arena.close()
         raise
     finally:
         theirs.close()
-    return ScanProcess(popen, ours, errors)
+        arena.handed_over()
+    return ScanProcess(popen, Link(ours), arena, errors)

@@ -48,9 +48,11 @@ def text_digest(normal: str) -> bytes:
     return hashlib.sha256(normal.encode()).digest()
 
 
-def fingerprints(content: bytes) -> tuple[Fingerprint, Fingerprint]:
-    """The sha256 and md5 fingerprints of the bytes as they came."""
+def fingerprints(content: bytes, digest: bytes | None = None) -> tuple[Fingerprint, Fingerprint]:
+    """The sha256 and md5 fingerprints of the bytes as they came; `digest` is the SHA-256 where it is known."""
+    if digest is None:
+        digest = sha256(content)
     return (
-        Fingerprint(kind="sha256", form="canonical", recipe=SHA256_RECIPE, value=sha256(content).hex()),
+        Fingerprint(kind="sha256", form="canonical", recipe=SHA256_RECIPE, value=digest.hex()),
         Fingerprint(kind="md5", form="canonical", recipe=MD5_RECIPE, value=md5(content).hex()),
     )

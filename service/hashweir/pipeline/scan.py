@@ -67,8 +67,10 @@ ALIASES = {
 class ScanFunction(Protocol):
     """`scan` under limits that were bound beforehand."""
 
-    def __call__(self, content: bytes, media_type: str | None, forms: tuple[FormGroup, ...] = ()) -> Scan:
-        """Scan an upload's content."""
+    def __call__(
+        self, content: bytes, media_type: str | None, forms: tuple[FormGroup, ...] = (), sha256: bytes | None = None
+    ) -> Scan:
+        """Scan an upload's content, whose SHA-256 may be known."""
 
 
 def prepare(limits: Limits) -> ScanFunction:
@@ -77,8 +79,10 @@ def prepare(limits: Limits) -> ScanFunction:
     Scan processes lock themselves down after this, when no module and no table can be loaded any more.
     """
 
-    def bound(content: bytes, media_type: str | None, forms: tuple[FormGroup, ...] = ()) -> Scan:
-        return scan(content, media_type, limits, forms)
+    def bound(
+        content: bytes, media_type: str | None, forms: tuple[FormGroup, ...] = (), sha256: bytes | None = None
+    ) -> Scan:
+        return scan(content, media_type, limits, forms, sha256)
 
     Image.init()
     for name in set(PILLOW_NAMES.values()) - {"AVIF"}:
@@ -93,15 +97,21 @@ def prepare(limits: Limits) -> ScanFunction:
     return bound
 
 
-def scan(content: bytes, media_type: str | None, limits: Limits, forms: tuple[FormGroup, ...] = ()) -> Scan:
-    """Scan an upload's content; of a picture, `forms` are computed too.
+def scan(
+    content: bytes,
+    media_type: str | None,
+    limits: Limits,
+    forms: tuple[FormGroup, ...] = (),
+    sha256: bytes | None = None,
+) -> Scan:
+    """Scan an upload's content; of a picture, `forms` are computed too. `sha256` is its digest where that is known.
 
     Always answers, MemoryError excepted; the exact fingerprints are always there.
     """
     declared = media_type.partition(";")[0].strip().lower() if media_type else None
     sniffed = sniff(content)
     if sniffed in DEMUXERS:
-        return _video(content, sniffed, declared, limits)
+        return _video(content, sniffed, declared, limits, exact.fingerprints(content, sha256))
     started = time.perf_counter()
     decoded = decode(content, declared, limits, forms)
     found: tuple[Fingerprint, ...] = ()
@@ -134,7 +144,7 @@ def scan(content: bytes, media_type: str | None, limits: Limits, forms: tuple[Fo
         case Refusal():
             media_class, reason = decoded.media_class, decoded.reason
             checked = dict.fromkeys(KINDS_OF[media_class], reason) if media_class else {}
-    found += exact.fingerprints(content)
+    found += exact.fingerprints(content, sha256)
     checked |= {"sha256": "ok", "md5": "ok"}
     return Scan(
         media_class=media_class,
@@ -188,10 +198,11 @@ def _of_page(number: int, rgb: npt.NDArray[np.uint8], has_text: bool) -> Iterato
             yield msgspec.structs.replace(one, page=number)
 
 
-def _video(content: bytes, media_type: str, declared: str | None, limits: Limits) -> Scan:
-    """A video's sampled frames; what was found before the time ran out, where it did."""
+def _video(
+    content: bytes, media_type: str, declared: str | None, limits: Limits, found: tuple[Fingerprint, ...]
+) -> Scan:
+    """A video's sampled frames beside what was `found`; those before the time ran out, where it did."""
     notes = ("type_mismatch",) * (declared not in (None, media_type, *VIDEO_ALIASES))
-    found: tuple[Fingerprint, ...] = exact.fingerprints(content)
     checked: dict[Kind, str] = {"sha256": "ok", "md5": "ok"}
     reason, footage = None, None
     timings = {"decode": 0.0, "hash": 0.0}

@@ -24,7 +24,7 @@ def frames_of(result: Scan) -> list[Fingerprint]:
 
 
 def accepted(result: Scan) -> Scan | None:
-    return unpack_reply(pack(Reply(number=1, scan=result))[4:], 1)
+    return unpack_reply(bytes(pack(Reply(number=1, scan=result))[4:]), 1)
 
 
 @pytest.mark.parametrize("kind", ["h264", "vp9", "mpeg4-avi"])
