@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from loadtests.drive import Sent
+from loadtests.generate import measured
 from loadtests.run import Ran
 from loadtests.watch import Sample
 
 QUANTILES = (50, 90, 99, 99.9)
 FAULTS = ("scan_died", "scan_deadline", "scan_bad_reply", "internal_error")
+MOST_MISSED = 50
+"""Of more missed copies, the first are named."""
 Figures = dict[str, Any]
 
 
@@ -42,8 +45,9 @@ def figures(ran: Ran) -> Figures:
         "mean_kb": float(np.mean([one.size for one in sent])) / 1000,
         "lost": sum(one.verdict_ms is None for one in sent),
         "refused": sum(one.refused for one in sent),
-        "planted": sum(one.planted for one in sent),
-        "wrong": sum(one.planted and one.verdict_ms is not None and one.outcome != "match" for one in sent),
+        "planted": sum(one.piece.planted for one in sent),
+        "wrong": sum(one.missed for one in sent),
+        "missed": [missed(number, one) for number, one in enumerate(sent) if one.missed][:MOST_MISSED],
         "repeats": sum(max(0, one.copies - 1) for one in sent),
         "strange": ran.driver.strange,
         "unscanned": dict(reasons),
@@ -52,6 +56,24 @@ def figures(ran: Ran) -> Figures:
         "cpu": _cpu(ran, sent),
         "phases": phases,
         "series": _series(sent, ran.samples, began_ms),
+    }
+
+
+def missed(number: int, one: Sent) -> Figures:
+    """A planted copy without its match: what it is, how far it is by the oracle, and what was said of it."""
+    assert one.piece.original is not None
+    distance, radius = measured(one.piece, number)
+    return {
+        "upload": str(number),
+        "medium": one.piece.medium,
+        "copy_of": one.piece.original.item,
+        "edit": one.piece.edit,
+        "kind": one.piece.original.kind,
+        "distance": distance,
+        "radius": radius,
+        "outcome": one.outcome,
+        "reason": one.reason,
+        "other_hits": len(one.hits),
     }
 
 
@@ -151,7 +173,7 @@ def markdown(said: Figures) -> str:
     rows = {
         "lost (no verdict)": said["lost"],
         "not taken by the broker": said["refused"],
-        "wrong (planted, no match)": f"{said['wrong']} of {said['planted']}",
+        "wrong (planted, not found)": f"{said['wrong']} of {said['planted']}",
         "unscanned by fault": said["unscanned_by_fault"],
         "unscanned": _counts(said["unscanned"]),
         "repeated verdicts": said["repeats"],
@@ -196,6 +218,7 @@ def markdown(said: Figures) -> str:
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in rows.items()),
         "",
+        *missed_rows(said["missed"]),
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
         *(_row(one) for one in said["phases"]),
@@ -216,6 +239,29 @@ def _scaled(found: list[Figures]) -> str:
         f"{one['bare_per_second'] / found[0]['bare_per_second']:.2f} times)"
         for one in found
     )
+
+
+def missed_rows(missed: Sequence[Figures]) -> list[str]:
+    """The table of missed copies; nothing where there is none."""
+    if not missed:
+        return []
+    cells = (
+        (
+            f"{one['upload']}",
+            f"{one['medium']}, {one['edit']}",
+            one["copy_of"],
+            f"{one['kind']} {one['distance']} of {one['radius']}",
+            f"{one['outcome']} {one['reason'] or ''}",
+            f"{one['other_hits']}",
+        )
+        for one in missed
+    )
+    return [
+        "| missed upload | what | copy of | distance of radius, by the oracle | verdict | other hits |",
+        "|---" * 6 + "|",
+        *(f"| {' | '.join(row)} |" for row in cells),
+        "",
+    ]
 
 
 def compared(one: Figures, other: Figures) -> str:
