@@ -179,8 +179,8 @@ def test_a_page_that_says_it_is_one_of_a_text_is_a_lie() -> None:
     result = scan(pdf(scanned(photo())), PDF, Limits())
     for kind in ("sha256", "md5"):
         lie = tuple(msgspec.structs.replace(one, page=1) if one.kind == kind else one for one in result.fingerprints)
+        reply = Reply(number=1, scan=msgspec.structs.replace(result, fingerprints=lie))
         with pytest.raises(BadReply, match="page"):
-            reply = Reply(number=1, scan=msgspec.structs.replace(result, fingerprints=lie))
             unpack_replies(bytes(pack([reply])[4:]), [1])
 
 
