@@ -37,8 +37,7 @@ def lookup(view: View, fingerprints: Sequence[Fingerprint], notes: Sequence[str]
 def lookup_many(view: View, uploads: Sequence[Asked]) -> list[list[Neighbour]]:
     """What `lookup` says of each of these uploads, with one search per kind and form for all of them."""
     sets = {name: one for name, one in view.sets.items() if one.state != "off"}
-    if not sets:
-        return [[] for _ in uploads]
+    held = {kind for name in sets for kind in view.holds(name)}
     groups: dict[tuple[Kind, AnyForm], list[_Of]] = defaultdict(list)
     own: list[dict[tuple[Kind, AnyForm, bool], list[Neighbour]]] = []
     for number, (fingerprints, notes) in enumerate(uploads):
@@ -46,6 +45,8 @@ def lookup_many(view: View, uploads: Sequence[Asked]) -> list[list[Neighbour]]:
         # An upload's neighbours stand in the order of its fingerprints, whoever else is looked up with it.
         own.append({})
         for one in fingerprints:
+            if one.kind not in held:
+                continue
             own[number].setdefault((one.kind, one.form, one.time_s is not None), [])
             if one.time_s is not None:
                 timed[one.kind, one.form].append(_Of(one, number, mostly_ascii))

@@ -1,6 +1,6 @@
 """Lookups of the uploads that wait, together: one call for all of them, and a thread only where that is worth it.
 
-A thread and back costs more than looking up a text, so what takes less than a millisecond is done on the loop. What
+A thread and back costs more than looking up a text, so what takes less than two milliseconds is done on the loop. What
 takes longer goes to the threads; while all of them are busy, what comes waits and makes one batch.
 """
 
@@ -19,8 +19,8 @@ from hashweir.ports import View
 
 MOST: Final = 64
 """Uploads per call: a bound of how long the first of them waits for the last."""
-ON_THE_LOOP_S: Final = 0.001
-"""Processor time up to which a call is made on the loop: a fifth of what Python lets one thread run before another."""
+ON_THE_LOOP_S: Final = 0.002
+"""Processor time up to which a call is made on the loop: less than half of what Python lets a thread run at a time."""
 _FADE: Final = 0.9
 """What a fingerprint is reckoned to cost is the dearest of the last few calls."""
 
