@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from loadtests.drive import Sent
-from loadtests.generate import measured
+from loadtests.missed import MOST, missed, missed_rows
 from loadtests.run import Ran
 from loadtests.watch import Sample
 
 QUANTILES = (50, 90, 99, 99.9)
 FAULTS = ("scan_died", "scan_deadline", "scan_bad_reply", "internal_error")
-MOST_MISSED = 50
-"""Of more missed copies, the first are named."""
 Figures = dict[str, Any]
 
 
@@ -47,7 +45,7 @@ def figures(ran: Ran) -> Figures:
         "refused": sum(one.refused for one in sent),
         "planted": sum(one.piece.planted for one in sent),
         "wrong": sum(one.missed for one in sent),
-        "missed": [missed(number, one) for number, one in enumerate(sent) if one.missed][:MOST_MISSED],
+        "missed": [missed(number, one) for number, one in enumerate(sent) if one.missed][:MOST],
         "repeats": sum(max(0, one.copies - 1) for one in sent),
         "strange": ran.driver.strange,
         "unscanned": dict(reasons),
@@ -56,24 +54,6 @@ def figures(ran: Ran) -> Figures:
         "cpu": _cpu(ran, sent),
         "phases": phases,
         "series": _series(sent, ran.samples, began_ms),
-    }
-
-
-def missed(number: int, one: Sent) -> Figures:
-    """A planted copy without its match: what it is, how far it is by the oracle, and what was said of it."""
-    assert one.piece.original is not None
-    distance, radius = measured(one.piece, number)
-    return {
-        "upload": str(number),
-        "medium": one.piece.medium,
-        "copy_of": one.piece.original.item,
-        "edit": one.piece.edit,
-        "kind": one.piece.original.kind,
-        "distance": distance,
-        "radius": radius,
-        "outcome": one.outcome,
-        "reason": one.reason,
-        "other_hits": len(one.hits),
     }
 
 
@@ -239,29 +219,6 @@ def _scaled(found: list[Figures]) -> str:
         f"{one['bare_per_second'] / found[0]['bare_per_second']:.2f} times)"
         for one in found
     )
-
-
-def missed_rows(missed: Sequence[Figures]) -> list[str]:
-    """The table of missed copies; nothing where there is none."""
-    if not missed:
-        return []
-    cells = (
-        (
-            f"{one['upload']}",
-            f"{one['medium']}, {one['edit']}",
-            one["copy_of"],
-            f"{one['kind']} {one['distance']} of {one['radius']}",
-            f"{one['outcome']} {one['reason'] or ''}",
-            f"{one['other_hits']}",
-        )
-        for one in missed
-    )
-    return [
-        "| missed upload | what | copy of | distance of radius, by the oracle | verdict | other hits |",
-        "|---" * 6 + "|",
-        *(f"| {' | '.join(row)} |" for row in cells),
-        "",
-    ]
 
 
 def compared(one: Figures, other: Figures) -> str:

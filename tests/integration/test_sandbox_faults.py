@@ -164,6 +164,27 @@ async def test_one_lie_through_the_whole_pool(pool: Pool) -> None:
     require_failed(await pool.sandbox.scan(upload(content)), content, "scan_bad_reply")
 
 
+async def test_texts_that_are_scanned_together_fail_one_by_one(pool: Pool) -> None:
+    """Whatever one of them does to its process, each of the others has its scan, and it alone is blamed."""
+    contents = [b"text %d" % number for number in range(12)]
+    for bad, reason in ((b"segv", "scan_died"), (b"memory 4000000000", "scan_memory"), (b"hang", "scan_deadline")):
+        asked = [*contents, bad]
+        scans = await asyncio.gather(*(pool.sandbox.scan(upload(one, "text/plain")) for one in asked))
+        for content, scan in zip(contents, scans, strict=False):
+            assert (scan.reason, scan.fingerprints) == (None, exact.fingerprints(content))
+        require_failed(scans[-1], bad, reason)
+    await pool.back_to(2)
+
+
+async def test_texts_are_shared_out_and_nobody_waits_for_who_gave_up(pool: Pool) -> None:
+    """All processes get some, and a text that nobody waits for any more is not scanned."""
+    gone, *scans = [asyncio.create_task(pool.sandbox.scan(upload(b"try pid %d" % n, "text/plain"))) for n in range(9)]
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert {scan.media_type for scan in await asyncio.gather(*scans)} == {str(pid) for pid in pool.sandbox.pids}
+    assert pool.sandbox.load().waiting == pool.sandbox.load().busy == 0
+
+
 def test_replies_of_another_shape() -> None:
     honest = {"number": 1, "scan": {"media_class": None, "media_type": None}}
     assert unpack_replies(msgspec.msgpack.encode([honest]), [1]) != [None]

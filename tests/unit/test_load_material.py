@@ -12,7 +12,7 @@ import pypdfium2
 import pytest
 from PIL import Image
 
-from loadtests import generate, report, scenario
+from loadtests import generate, missed, scenario
 from loadtests.drive import Sent
 from tests.system import oracle
 
@@ -72,7 +72,7 @@ def test_a_missed_copy_is_named(material: generate.Material) -> None:
     clear = Sent(0.0, 0, piece, 9, verdict_ms=5, outcome="clear")
     lost = Sent(0.0, 0, piece, 9)
     assert [one.missed for one in (found, other, clear, lost)] == [False, True, True, False]
-    (said, row) = (report.missed(526, clear), report.missed_rows([report.missed(526, clear)])[2])
+    (said, row) = (missed.missed(526, clear), missed.missed_rows([missed.missed(526, clear)])[2])
     assert (said["copy_of"], said["edit"], said["outcome"]) == (piece.original.item, piece.edit, "clear")
     assert said["distance"] <= said["radius"]
     assert row.startswith("| 526 |")

@@ -246,7 +246,7 @@ class ProcessSandbox:
             self._drop(process, "recycled")
         else:
             if not process.outgoing and (
-                process.exchanges >= self._recycle_after or process.resident_bytes() > self._recycle_bytes
+                process.jobs >= self._recycle_after or process.resident_bytes() > self._recycle_bytes
             ):
                 process.outgoing = True
                 self._grow(successor_of=process)

@@ -75,9 +75,7 @@ class ScanProcess:
         self.fences: tuple[Fence, ...] = ()
         self.lacking: dict[Fence, str] = {}
         """Fences that this machine does not allow, and why."""
-        self._jobs = 0
-        self.exchanges = 0
-        """How often it was given work."""
+        self.jobs = 0
         self.outgoing = False
         """Its successor is being started."""
         self.usable = True
@@ -99,10 +97,9 @@ class ScanProcess:
 
         Raises Failed where an answer is missing, or is about another upload, or a lie: then none of them counts.
         """
-        self.exchanges += 1
         cpu_s = math.ceil(deadline_s) + _SPARE_CPU_S
-        numbers = range(self._jobs + 1, self._jobs + len(work) + 1)
-        self._jobs = numbers[-1]
+        numbers = range(self.jobs + 1, self.jobs + len(work) + 1)
+        self.jobs = numbers[-1]
         held = len(work) == 1 and self._arena.put(work[0][0])
         jobs = [
             Job(
