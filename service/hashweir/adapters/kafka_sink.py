@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
@@ -27,6 +27,8 @@ _PATIENCE_S: Final = 0.02
 """How long messages wait for the acks of those before them; a broker on the same network takes a few milliseconds."""
 _PARTITIONER: Final = DefaultPartitioner()
 _Publish = tuple[Sequence[Message], asyncio.Future[None]]
+_Batch = tuple[Any, set[int]]
+"""A batch of the client's, and the places in the wave of those who have messages in it."""
 
 
 class KafkaSink:
@@ -117,11 +119,11 @@ class KafkaSink:
 
     async def _wave(self, wave: Sequence[_Publish]) -> None:
         """Send these, and tell each of them what became of it."""
-        errors: dict[int, Exception] = {}
+        errors: dict[int, BaseException] = {}
         try:
             producer = self._producer or await self._reconnect()
             try:
-                errors = await within(self._publish_s, self._send(producer, [messages for messages, _ in wave]))
+                errors = await self._send(producer, [messages for messages, _ in wave])
             except (KafkaError, TimeoutError) as error:
                 errors = dict.fromkeys(range(len(wave)), error)
             errors = {number: self._explained(producer, error) for number, error in errors.items()}
@@ -138,9 +140,24 @@ class KafkaSink:
             self._out = False
             self._log.warning("stream.reconnected", address=self._access.bootstrap)
 
-    async def _send(self, producer: Any, wave: Sequence[Sequence[Message]]) -> dict[int, Exception]:
-        """Send messages in one batch per partition, and wait for the acks; the errors by place in the wave."""
-        batches: dict[tuple[str, int], list[tuple[Any, set[int]]]] = {}
+    async def _send(self, producer: Any, wave: Sequence[Sequence[Message]]) -> dict[int, BaseException]:
+        """Send messages and wait for the acks, partition by partition at once; the errors by place in the wave."""
+        batches = await within(self._publish_s, self._batches(producer, wave))
+        sending = {asyncio.create_task(_in_order(producer, *at, held)): held for at, held in batches.items()}
+        with contextlib.suppress(TimeoutError):
+            await within(self._publish_s, _ended(sending))
+        errors: dict[int, BaseException] = {}
+        for task, held in sending.items():
+            # Cancelled from inside, when a client is closed under it.
+            error = task.exception() if task.done() and not task.cancelled() else TimeoutError()
+            task.cancel()
+            if error is not None:
+                errors |= dict.fromkeys(itertools.chain(*(numbers for _, numbers in held)), error)
+        return errors
+
+    async def _batches(self, producer: Any, wave: Sequence[Sequence[Message]]) -> dict[tuple[str, int], list[_Batch]]:
+        """The batches of each topic and partition, in order."""
+        batches: dict[tuple[str, int], list[_Batch]] = {}
         for number, messages in enumerate(wave):
             for one in messages:
                 topic = self._prefix + one.topic
@@ -155,27 +172,9 @@ class KafkaSink:
                     if held[-1][0].append(**fields) is None:  # the first one may be of any size
                         raise MessageSizeTooLargeError
                 held[-1][1].add(number)
-        acks: list[asyncio.Future[Any]] = []
-        owners: list[set[int]] = []
-        try:
-            for round_ in itertools.zip_longest(*batches.values()):
-                for (topic, partition), batch in zip(batches, round_, strict=True):
-                    if batch is not None:
-                        batch[0].close()  # or it would linger, for more that will not come
-                        acks.append(await producer.send_batch(batch[0], topic, partition=partition))
-                        owners.append(batch[1])
-        finally:
-            # What was handed to the client stands in a buffer of this process; the ack is what counts.
-            results = await asyncio.gather(*acks, return_exceptions=True)
-        errors: dict[int, Exception] = {}
-        for result, numbers in zip(results, owners, strict=True):
-            if isinstance(result, BaseException):
-                # Cancelled from inside, when a client is closed under it.
-                error = result if isinstance(result, Exception) else TimeoutError()
-                errors |= dict.fromkeys(numbers, error)
-        return errors
+        return batches
 
-    def _explained(self, producer: Any, error: Exception) -> Exception:
+    def _explained(self, producer: Any, error: BaseException) -> BaseException:
         """What whoever publishes is told; a producer that failed is replaced."""
         if isinstance(error, MessageSizeTooLargeError):
             return HashweirError("internal_error", "a batch is more than its topic takes")
@@ -257,3 +256,16 @@ class KafkaSink:
         if sender is not None and not sender.done():
             sender.cancel()
             await asyncio.wait([sender], timeout=1.0)
+
+
+async def _in_order(producer: Any, topic: str, partition: int, batches: Sequence[_Batch]) -> None:
+    """Send the batches of one partition, each when the one before is acked."""
+    for batch, _ in batches:
+        batch.close()  # or it would linger, for more that will not come
+        await (await producer.send_batch(batch, topic, partition=partition))
+
+
+async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Wait for all of them, however they end."""
+    if tasks:
+        await asyncio.wait(tasks)

@@ -136,7 +136,7 @@ class ProcessSandbox:
 
         Always answers: what befell the second attempt is the scan's reason, and the exact fingerprints are there
         all the same. An equal upload that was scanned lately is answered from the cache. Cancelling ends the
-        process that has the job. Raises RuntimeError once `stop` was called.
+        process that has the job, where that is no short text's. Raises RuntimeError once `stop` was called.
         """
         if upload.content is None:
             raise ValueError("an upload without content can't be scanned")
