@@ -20,6 +20,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from loadtests.generate import Material, Piece, draw, numbered
 from loadtests.scenario import Phase, Scenario
+from tests.system.oracle import item_id
 from tests.system.rig import PARTITIONS, Rig
 
 STILL_SECONDS = 30.0
@@ -32,15 +33,28 @@ class Sent:
 
     due_ms: float
     phase: int
-    medium: str
-    planted: bool
+    piece: Piece
     size: int
     late_ms: float = 0.0
     refused: bool = False
     verdict_ms: int | None = None
     outcome: str = ""
     reason: str | None = None
+    hits: tuple[str, ...] = ()
+    """Ids of the items that the first verdict found."""
     copies: int = 0
+
+    @property
+    def missed(self) -> bool:
+        """A planted copy that has a verdict, which does not say of what it is a copy."""
+        original = self.piece.original
+        if original is None or self.verdict_ms is None:
+            return False
+        return self.outcome != "match" or item_id(original.set, original.item) not in self.hits
+
+
+class _Hit(msgspec.Struct):
+    item: str
 
 
 class _Verdict(msgspec.Struct):
@@ -48,6 +62,7 @@ class _Verdict(msgspec.Struct):
     outcome: str
     checked: dict[str, str] = {}
     reason: str | None = None
+    hits: tuple[_Hit, ...] = ()
 
 
 @dataclass
@@ -116,7 +131,7 @@ class Driver:
     async def _send(self, piece: Piece, phase: int, due_ms: float) -> None:
         number = len(self.sent)
         value = numbered(piece, number)
-        one = Sent(due_ms, phase, piece.medium, piece.planted, len(value))
+        one = Sent(due_ms, phase, piece, len(value))
         self.sent.append(one)
         headers = [("ce_id", b"%d" % number), ("ce_source", b"load"), ("content-type", piece.media_type)]
         # The record's timestamp is when the upload was due, so that the service's own latency starts there as well.
@@ -145,6 +160,8 @@ class Driver:
         one.copies += 1
         if one.copies == 1:
             one.verdict_ms, one.outcome, self.judged = at_ms, verdict.outcome, self.judged + 1
+            if one.piece.planted:
+                one.hits = tuple(hit.item for hit in verdict.hits)
             if verdict.outcome == "unscanned":
                 bad = [word for word in verdict.checked.values() if word != "ok"]
                 one.reason = verdict.reason or (bad[0] if bad else "unknown")

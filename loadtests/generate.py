@@ -37,12 +37,18 @@ FRAMES = 24
 
 @dataclass(frozen=True)
 class Piece:
-    """One file to upload; `planted` if it is a copy of something known."""
+    """One file to upload. A planted one is a copy of the entry `original`, made by `edit`."""
 
     medium: str
     media_type: bytes
     content: bytes
-    planted: bool = False
+    original: Known | None = None
+    edit: str = ""
+
+    @property
+    def planted(self) -> bool:
+        """Whether it is a copy of something known."""
+        return self.original is not None
 
 
 @dataclass
@@ -103,6 +109,27 @@ def numbered(piece: Piece, number: int) -> bytes:
             return content + b"\n" + f"{number:b}".translate({48: " ", 49: "\t"}).encode()
 
 
+def measured(piece: Piece, number: int) -> tuple[int, int]:
+    """How far a planted copy is from its original as it is sent under this number, and the radius: by the oracle."""
+    assert piece.original is not None
+    content, original = numbered(piece, number), piece.original
+    if original.kind == "pdq":
+        seen, quality = oracle.pdq(content)
+        return _distance(seen, original.value), oracle.PDQ_RADIUS if quality >= QUALITY else 0
+    text = content.decode()
+    lengths = (len(oracle.normal(text)), original.length or 0)
+    distance = tlsh.diffxlen(oracle.normal_tlsh(text), original.value)
+    return distance, min(oracle.tlsh_radius(length) for length in lengths)
+
+
+def _plant(made: Material, piece: Piece, room: int) -> None:
+    """Plant a copy, and know its original, if the oracle finds it as it is sent with so much room."""
+    distance, radius = measured(piece, 0)
+    if piece.original is not None and distance <= radius - room:
+        made.known.append(piece.original)
+        made.copies[piece.medium].append(piece)
+
+
 def _photos(made: Material, chance: random.Random, scenario: Scenario) -> None:
     made.plain["photo"] = [_jpeg("photo", _crop(chance, scenario), chance) for _ in range(scenario.pool)]
     made.copies["photo"] = []
@@ -111,11 +138,9 @@ def _photos(made: Material, chance: random.Random, scenario: Scenario) -> None:
         value, quality = oracle.pdq(_encoded(original, 95))
         if quality < QUALITY:
             continue
-        edit = _edited(original, chance)
-        seen, quality = oracle.pdq(edit)
-        if quality >= QUALITY and _distance(seen, value) <= oracle.PDQ_RADIUS - PDQ_ROOM:
-            made.known.append(Known(SET_OF["pdq"], f"photo-{len(made.known)}", "pdq", value))
-            made.copies["photo"].append(Piece("photo", b"image/jpeg", edit, planted=True))
+        edit, content = _edited(original, chance)
+        entry = Known(SET_OF["pdq"], f"photo-{len(made.known)}", "pdq", value)
+        _plant(made, Piece("photo", b"image/jpeg", content, entry, edit), PDQ_ROOM)
 
 
 def _posts(made: Material, chance: random.Random, scenario: Scenario) -> None:
@@ -124,11 +149,8 @@ def _posts(made: Material, chance: random.Random, scenario: Scenario) -> None:
     while len(made.copies["post"]) < max(4, scenario.pool // 5):
         text = passage(chance)[:POST_CHARS]
         value, length = oracle.normal_tlsh(text), len(oracle.normal(text))
-        edit = edited_text(text.encode(), chance)
-        seen = oracle.normal_tlsh(edit.decode())
-        if tlsh.diffxlen(seen, value) <= oracle.tlsh_radius(length) - TLSH_ROOM:
-            made.known.append(Known(SET_OF["tlsh"], f"post-{len(made.known)}", "tlsh", value, length))
-            made.copies["post"].append(_post(edit, planted=True))
+        entry = Known(SET_OF["tlsh"], f"post-{len(made.known)}", "tlsh", value, length)
+        _plant(made, _post(edited_text(text.encode(), chance), entry, "words reversed"), TLSH_ROOM)
 
 
 def _frames(made: Material) -> None:
@@ -137,8 +159,9 @@ def _frames(made: Material) -> None:
     for number, rgb in enumerate(clips.pan("astronaut.png", (1280, 720), FRAMES)):
         image = Image.fromarray(rgb)
         value, _ = oracle.pdq(_encoded(image, 95))
-        made.known.append(Known(SET_OF["pdq"], f"frame-{number}", "pdq", value))
-        made.copies["frame"].append(Piece("frame", b"image/jpeg", _encoded(image, 70), planted=True))
+        entry = Known(SET_OF["pdq"], f"frame-{number}", "pdq", value)
+        made.known.append(entry)
+        made.copies["frame"].append(Piece("frame", b"image/jpeg", _encoded(image, 70), entry, "recompressed"))
 
 
 def _crop(chance: random.Random, scenario: Scenario) -> Image.Image:
@@ -154,23 +177,25 @@ def _crop(chance: random.Random, scenario: Scenario) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(large) + noise, 0, 255).astype(np.uint8))
 
 
-def _edited(original: Image.Image, chance: random.Random) -> bytes:
+def _edited(original: Image.Image, chance: random.Random) -> tuple[str, bytes]:
+    """What was done, and the file."""
     match chance.randrange(3):
         case 0:
-            return _encoded(original, chance.choice((50, 70)))
+            return "recompressed", _encoded(original, chance.choice((50, 70)))
         case 1:
             factor = chance.uniform(0.6, 0.9)
-            return _encoded(original.resize((int(original.width * factor), int(original.height * factor))), 85)
+            smaller = original.resize((int(original.width * factor), int(original.height * factor)))
+            return "made smaller", _encoded(smaller, 85)
         case _:
-            return _encoded(ImageEnhance.Brightness(original).enhance(chance.uniform(0.85, 1.15)), 85)
+            return "brightened", _encoded(ImageEnhance.Brightness(original).enhance(chance.uniform(0.85, 1.15)), 85)
 
 
 def _jpeg(medium: str, image: Image.Image, chance: random.Random) -> Piece:
     return Piece(medium, b"image/jpeg", _encoded(image, chance.choice(QUALITIES)))
 
 
-def _post(text: bytes, planted: bool = False) -> Piece:
-    return Piece("post", b"text/plain", text, planted)
+def _post(text: bytes, original: Known | None = None, edit: str = "") -> Piece:
+    return Piece("post", b"text/plain", text, original, edit)
 
 
 def _pdf(chance: random.Random) -> Piece:

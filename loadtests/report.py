@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from loadtests.drive import Sent
+from loadtests.missed import MOST, missed, missed_rows
 from loadtests.run import Ran
 from loadtests.watch import Sample
 
@@ -42,8 +43,9 @@ def figures(ran: Ran) -> Figures:
         "mean_kb": float(np.mean([one.size for one in sent])) / 1000,
         "lost": sum(one.verdict_ms is None for one in sent),
         "refused": sum(one.refused for one in sent),
-        "planted": sum(one.planted for one in sent),
-        "wrong": sum(one.planted and one.verdict_ms is not None and one.outcome != "match" for one in sent),
+        "planted": sum(one.piece.planted for one in sent),
+        "wrong": sum(one.missed for one in sent),
+        "missed": [missed(number, one) for number, one in enumerate(sent) if one.missed][:MOST],
         "repeats": sum(max(0, one.copies - 1) for one in sent),
         "strange": ran.driver.strange,
         "unscanned": dict(reasons),
@@ -151,7 +153,7 @@ def markdown(said: Figures) -> str:
     rows = {
         "lost (no verdict)": said["lost"],
         "not taken by the broker": said["refused"],
-        "wrong (planted, no match)": f"{said['wrong']} of {said['planted']}",
+        "wrong (planted, not found)": f"{said['wrong']} of {said['planted']}",
         "unscanned by fault": said["unscanned_by_fault"],
         "unscanned": _counts(said["unscanned"]),
         "repeated verdicts": said["repeats"],
@@ -196,6 +198,7 @@ def markdown(said: Figures) -> str:
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in rows.items()),
         "",
+        *missed_rows(said["missed"]),
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
         *(_row(one) for one in said["phases"]),

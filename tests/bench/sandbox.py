@@ -27,7 +27,7 @@ from typing import Any
 
 from hashweir.adapters.sandbox_frames import Setup
 from hashweir.adapters.sandbox_link import Arena, Link
-from hashweir.adapters.sandbox_process import ENVIRONMENT, ScanProcess, start_process
+from hashweir.adapters.sandbox_process import ENVIRONMENT, ScanProcess, Work, start_process
 from hashweir.hashing import exact
 from hashweir.model import Limits
 from hashweir.pipeline.scan import ScanFunction, prepare
@@ -88,14 +88,14 @@ async def _measure(
     pairs: int,
     chance: random.Random,
 ) -> dict[str, Any]:
-    digest = exact.sha256(content)
+    asked: list[Work] = [(content, "image/jpeg", (), exact.sha256(content))]
 
     async def here() -> None:
         scan(content, "image/jpeg", ())
 
     arms: dict[str, tuple[Callable[[], Awaitable[object]], int | None]] = {
-        "fenced": (lambda: fenced.run(content, "image/jpeg", (), 60, digest), fenced.pid),
-        "bare": (lambda: bare.run(content, "image/jpeg", (), 60, digest), bare.pid),
+        "fenced": (lambda: fenced.run(asked, 60), fenced.pid),
+        "bare": (lambda: bare.run(asked, 60), bare.pid),
         "here": (here, None),
     }
     took: dict[tuple[str, str, str], list[float]] = {(a, b, c): [] for a in arms for b in STATES for c in CLOCKS}

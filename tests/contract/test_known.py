@@ -12,8 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 from hashweir.adapters.memory import MemoryStore
+from hashweir.hashing import HASHERS
 from hashweir.model import KINDS, Batch, Entry, Kind
-from hashweir.ports import Edit, SlotChange, Store, View
+from hashweir.ports import Accept, Edit, Query, SlotChange, Store, View
 from tests.contract.following import KNOWN, Between, SetClock, caught_up, finds, following, found_ids, until
 from tests.contract.stores import SHARDS, Deployments, entries, part, shard_of
 
@@ -72,6 +73,24 @@ def there(entry: Entry) -> list[Entry]:
     return [replace(entry, item_name=name)]
 
 
+def together(view: View) -> None:
+    """Values of several uploads in one search are found as in one search per upload."""
+    for kind, form in {(entry.kind, entry.form) for entry in POOL}:
+        values = [HASHERS[kind].parse(one.value) for one in POOL if (one.kind, one.form) == (kind, form)]
+        queries = [Query(value, 150 * (number % 3), number // 2) for number, value in enumerate(values)]
+        found = view.search_many(kind, form, queries, lambda query, entry, distance: True)
+        for upload in {one.upload for one in queries}:
+            own = [one for one in queries if one.upload == upload]
+            alone = view.search(kind, form, [one.value for one in own], 300, _within(own))
+            assert [(near.entry, near.distance) for near in found if queries[near.query].upload == upload] == [
+                (near.entry, near.distance) for near in alone
+            ]
+
+
+def _within(queries: list[Query]) -> Accept:
+    return lambda query, entry, distance: distance <= queries[query].radius
+
+
 async def test_a_view_equals_a_dictionary_and_stays_as_it_was(fresh: Deployments) -> None:
     """After any operations the view finds the active entries, and a view taken earlier what was active then."""
     rng = random.Random(SEED)
@@ -88,6 +107,7 @@ async def test_a_view_equals_a_dictionary_and_stays_as_it_was(fresh: Deployments
                 kinds = {entry.kind for entry in POOL if entry.id in writer.active}
                 assert view.holds("known") == kinds
                 counted(view, writer.active)
+                together(view)
                 for entry in POOL:
                     assert finds(view, entry) == (there(entry) if entry.id in writer.active else [])
                 old.append((view, set(writer.active), view.position))

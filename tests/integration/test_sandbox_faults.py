@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from hashweir.adapters.sandbox import ProcessSandbox
-from hashweir.adapters.sandbox_frames import BadReply, unpack_ready, unpack_reply
+from hashweir.adapters.sandbox_frames import BadReply, unpack_ready, unpack_replies
 from hashweir.adapters.sandbox_process import Why
 from hashweir.errors import REASONS, HashweirError
 from hashweir.hashing import exact
@@ -153,9 +153,9 @@ async def test_a_process_that_hangs_up_and_lives_is_killed(pool: Pool) -> None:
 )
 async def test_answers_that_no_honest_process_gives(lie: dict[str, Any]) -> None:
     body = {"media_class": None, "media_type": None} | lie
-    reply = msgspec.msgpack.encode({"number": 1, "scan": body})
+    reply = msgspec.msgpack.encode([{"number": 1, "scan": body}])
     with pytest.raises(BadReply):
-        unpack_reply(reply, 1)
+        unpack_replies(reply, [1])
 
 
 async def test_one_lie_through_the_whole_pool(pool: Pool) -> None:
@@ -164,9 +164,30 @@ async def test_one_lie_through_the_whole_pool(pool: Pool) -> None:
     require_failed(await pool.sandbox.scan(upload(content)), content, "scan_bad_reply")
 
 
+async def test_texts_that_are_scanned_together_fail_one_by_one(pool: Pool) -> None:
+    """Whatever one of them does to its process, each of the others has its scan, and it alone is blamed."""
+    contents = [b"text %d" % number for number in range(12)]
+    for bad, reason in ((b"segv", "scan_died"), (b"memory 4000000000", "scan_memory"), (b"hang", "scan_deadline")):
+        asked = [*contents, bad]
+        scans = await asyncio.gather(*(pool.sandbox.scan(upload(one, "text/plain")) for one in asked))
+        for content, scan in zip(contents, scans, strict=False):
+            assert (scan.reason, scan.fingerprints) == (None, exact.fingerprints(content))
+        require_failed(scans[-1], bad, reason)
+    await pool.back_to(2)
+
+
+async def test_texts_are_shared_out_and_nobody_waits_for_who_gave_up(pool: Pool) -> None:
+    """All processes get some, and a text that nobody waits for any more is not scanned."""
+    gone, *scans = [asyncio.create_task(pool.sandbox.scan(upload(b"try pid %d" % n, "text/plain"))) for n in range(9)]
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert {scan.media_type for scan in await asyncio.gather(*scans)} == {str(pid) for pid in pool.sandbox.pids}
+    assert pool.sandbox.load().waiting == pool.sandbox.load().busy == 0
+
+
 def test_replies_of_another_shape() -> None:
     honest = {"number": 1, "scan": {"media_class": None, "media_type": None}}
-    assert unpack_reply(msgspec.msgpack.encode(honest), 1) is not None
+    assert unpack_replies(msgspec.msgpack.encode([honest]), [1]) != [None]
     for reply in (
         honest | {"number": 2},
         honest | {"more": 1},
@@ -177,17 +198,21 @@ def test_replies_of_another_shape() -> None:
         None,
     ):
         with pytest.raises(BadReply):
-            unpack_reply(msgspec.msgpack.encode(reply), 1)
-    for body in (b"", b"\x93" * 60_000, b"\x81\xa1\xff\x01", msgspec.msgpack.encode(honest)[:-1]):
+            unpack_replies(msgspec.msgpack.encode([reply]), [1])
+    second = honest | {"number": 2}
+    for replies in ([], [honest, honest], [honest, second], [second, honest]):
         with pytest.raises(BadReply):
-            unpack_reply(body, 1)
+            unpack_replies(msgspec.msgpack.encode(replies), [1])
+    for body in (b"", b"\x93" * 60_000, b"\x81\xa1\xff\x01", msgspec.msgpack.encode([honest])[:-1]):
+        with pytest.raises(BadReply):
+            unpack_replies(body, [1])
         with pytest.raises(BadReply):
             unpack_ready(body)
 
 
 async def test_an_answer_too_many_does_not_reach_the_next_upload(pool: Pool) -> None:
     # The digest of this very content can't stand in it, so the first of the two is no honest answer either.
-    extra = msgspec.msgpack.encode({"number": 1, "scan": {"media_class": None, "media_type": "forged"}})
+    extra = msgspec.msgpack.encode([{"number": 1, "scan": {"media_class": None, "media_type": "forged"}}])
     twice = (len(extra).to_bytes(4, "big") + extra) * 2
     require_failed(await pool.sandbox.scan(upload(b"send " + twice)), b"send " + twice, "scan_bad_reply")
     results = [await pool.sandbox.scan(upload(b"fine")) for _ in range(4)]

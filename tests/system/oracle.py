@@ -46,6 +46,13 @@ class Seen:
     length: int | None = None
 
 
+def item_id(set_name: str, item: str) -> str:
+    """The id of a named item, as the format page derives it."""
+    parts = (set_name.encode(), item.encode())
+    joined = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return hashlib.blake2b(joined, digest_size=8).hexdigest()
+
+
 def pdq(content: bytes) -> tuple[str, int]:
     """PDQ of a picture as 64 hex, and its quality."""
     bits, quality = pdqhash.compute(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))

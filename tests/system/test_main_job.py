@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import random
 import sys
@@ -141,14 +140,8 @@ def check_reasons(sent: list[Sent], verdicts: dict[str, list[Said]]) -> None:
 
 def item_names(scenario: Scenario) -> dict[str, str]:
     """Item ids, as the format page derives them, to the names that the oracle uses."""
-
-    def item(set_name: str, name: str) -> str:
-        parts = (set_name.encode(), name.encode())
-        joined = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-        return hashlib.blake2b(joined, digest_size=8).hexdigest()
-
-    named = {item(one.set, one.item): one.item for one in scenario.known}
-    return named | {value: item("churn", value) for value in scenario.churned}
+    named = {oracle.item_id(one.set, one.item): one.item for one in scenario.known}
+    return named | {value: oracle.item_id("churn", value) for value in scenario.churned}
 
 
 async def run_scenario(

@@ -12,7 +12,8 @@ import pypdfium2
 import pytest
 from PIL import Image
 
-from loadtests import generate, scenario
+from loadtests import generate, missed, scenario
+from loadtests.drive import Sent
 from tests.system import oracle
 
 SMALL = replace(scenario.load("smoke"), mix={"photo": 1, "post": 1, "pdf": 1}, also={}, pool=4)
@@ -46,6 +47,36 @@ def test_numbers_change_the_bytes_and_nothing_else(material: generate.Material) 
             case _:
                 with av.open(io.BytesIO(other), "r") as clip:
                     assert len(list(clip.decode(video=0))) == 20
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_planted_copies_can_be_promised(seed: int) -> None:
+    """As they are sent, whatever their number, the brute-force matcher finds every one."""
+    made = generate.make(replace(SMALL, seed=seed, mix={"photo": 1, "post": 1, "frame": 1}))
+    copies = [piece for piece in made.pieces() if piece.planted]
+    assert {piece.medium for piece in copies} == {"photo", "post", "frame"}
+    for piece in copies:
+        assert piece.original in made.known
+        for number in (0, 7, 526, 123_456):
+            distance, radius = generate.measured(piece, number)
+            assert distance <= radius, (piece.original, piece.edit, number)
+
+
+def test_a_missed_copy_is_named(material: generate.Material) -> None:
+    """Whoever reads the report learns which copy it was, how far it is, and what was said of it."""
+    piece = next(one for one in material.pieces() if one.planted)
+    assert piece.original is not None
+    found = Sent(0.0, 0, piece, 9, verdict_ms=5, outcome="match")
+    found.hits = (oracle.item_id(piece.original.set, piece.original.item),)
+    other = Sent(0.0, 0, piece, 9, verdict_ms=5, outcome="match", hits=("0" * 16,))
+    clear = Sent(0.0, 0, piece, 9, verdict_ms=5, outcome="clear")
+    lost = Sent(0.0, 0, piece, 9)
+    assert [one.missed for one in (found, other, clear, lost)] == [False, True, True, False]
+    (said, row) = (missed.missed(526, clear), missed.missed_rows([missed.missed(526, clear)])[2])
+    assert (said["copy_of"], said["edit"], said["outcome"]) == (piece.original.item, piece.edit, "clear")
+    assert said["distance"] <= said["radius"]
+    assert row.startswith("| 526 |")
+    assert piece.original.item in row
 
 
 def test_a_mix_has_its_shares(material: generate.Material) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from hashweir.adapters.kafka_link import Access, connect, topic_missing, unreachable, within
 from hashweir.errors import HashweirError, Unreachable
@@ -20,6 +23,12 @@ from hashweir.logs import Logger, quiet
 from hashweir.model import Message
 
 OUTPUTS = ("verdicts", "matches", "dead-letters")
+_PATIENCE_S: Final = 0.02
+"""How long messages wait for the acks of those before them; a broker on the same network takes a few milliseconds."""
+_PARTITIONER: Final = DefaultPartitioner()
+_Publish = tuple[Sequence[Message], asyncio.Future[None]]
+_Batch = tuple[Any, set[int]]
+"""A batch of the client's, and the places in the wave of those who have messages in it."""
 
 
 class KafkaSink:
@@ -54,6 +63,9 @@ class KafkaSink:
         self._connecting: asyncio.Task[Any] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._out = False
+        self._waiting: list[_Publish] = []
+        self._sending: asyncio.Task[None] | None = None
+        self._waves: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Connect and look at every topic.
@@ -66,22 +78,20 @@ class KafkaSink:
     async def publish(self, messages: Sequence[Message]) -> None:
         """Return when the broker acked every message; those of one key and topic keep their order.
 
+        What is published in one turn of the loop, or while earlier messages wait for their acks, goes together.
+
         Raises Unreachable(stream_unreachable) where an ack is missing after `publish_s`: some may be written, publish
         all again. Raises HashweirError(internal_error) for a message that no topic takes.
         """
-        producer = self._producer or await self._reconnect()
-        try:
-            await within(self._publish_s, self._send(producer, messages))
-        except MessageSizeTooLargeError:
-            sizes = max(len(message.value) for message in messages)
-            raise HashweirError("internal_error", f"a message of {sizes} bytes is more than its topic takes") from None
-        except (KafkaError, TimeoutError) as error:
-            why = f"no ack within {self._publish_s:g} s" if isinstance(error, TimeoutError) else type(error).__name__
-            self._retire(producer, why)
-            raise unreachable(self._access, f"{why}; what was sent may be written") from None
-        if self._out:
-            self._out = False
-            self._log.warning("stream.reconnected", address=self._access.bootstrap)
+        for one in messages:
+            size = DefaultRecordBatchBuilder.estimate_size_in_bytes(one.key, one.value, list(one.headers))
+            if size > self._largest_bytes:
+                raise HashweirError("internal_error", f"a message of {size} bytes is more than its topic takes")
+        acked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((messages, acked))
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send_waiting())
+        await acked
 
     async def stop(self) -> None:
         """Flush and close within `stop_s`. Never raises."""
@@ -94,17 +104,85 @@ class KafkaSink:
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=self._stop_s)
 
-    async def _send(self, producer: Any, messages: Sequence[Message]) -> None:
-        acks: list[asyncio.Future[Any]] = []
+    async def _send_waiting(self) -> None:
+        """Send what waits, until nothing does: the next when the last is acked, or slow."""
         try:
-            for one in messages:
-                topic, headers = self._prefix + one.topic, list(one.headers)
-                acks.append(
-                    await producer.send(topic, one.value, key=one.key, headers=headers, partition=one.partition)
-                )
+            while self._waiting:
+                wave, self._waiting = self._waiting, []
+                task = asyncio.create_task(self._wave([one for one in wave if not one[1].done()]))
+                self._waves.add(task)
+                task.add_done_callback(self._waves.discard)
+                # A broker that is slow must not hold up what is for the others.
+                await asyncio.wait([task], timeout=_PATIENCE_S)
         finally:
-            # `send` returns when the record stands in a buffer of this process; the ack is what counts.
-            await asyncio.gather(*acks)
+            self._sending = None
+
+    async def _wave(self, wave: Sequence[_Publish]) -> None:
+        """Send these, and tell each of them what became of it."""
+        errors: dict[int, BaseException] = {}
+        try:
+            producer = self._producer or await self._reconnect()
+            try:
+                errors = await self._send(producer, [messages for messages, _ in wave])
+            except (KafkaError, TimeoutError) as error:
+                errors = dict.fromkeys(range(len(wave)), error)
+            errors = {number: self._explained(producer, error) for number, error in errors.items()}
+        except Exception as error:  # noqa: BLE001 - told to all, or they would wait for ever
+            errors = dict.fromkeys(range(len(wave)), error)
+        for number, (_, acked) in enumerate(wave):
+            if acked.done():
+                continue
+            if number in errors:
+                acked.set_exception(errors[number])
+            else:
+                acked.set_result(None)
+        if self._out and len(errors) < len(wave):
+            self._out = False
+            self._log.warning("stream.reconnected", address=self._access.bootstrap)
+
+    async def _send(self, producer: Any, wave: Sequence[Sequence[Message]]) -> dict[int, BaseException]:
+        """Send messages and wait for the acks, partition by partition at once; the errors by place in the wave."""
+        batches = await within(self._publish_s, self._batches(producer, wave))
+        sending = {asyncio.create_task(_in_order(producer, *at, held)): held for at, held in batches.items()}
+        with contextlib.suppress(TimeoutError):
+            await within(self._publish_s, _ended(sending))
+        errors: dict[int, BaseException] = {}
+        for task, held in sending.items():
+            # Cancelled from inside, when a client is closed under it.
+            error = task.exception() if task.done() and not task.cancelled() else TimeoutError()
+            task.cancel()
+            if error is not None:
+                errors |= dict.fromkeys(itertools.chain(*(numbers for _, numbers in held)), error)
+        return errors
+
+    async def _batches(self, producer: Any, wave: Sequence[Sequence[Message]]) -> dict[tuple[str, int], list[_Batch]]:
+        """The batches of each topic and partition, in order."""
+        batches: dict[tuple[str, int], list[_Batch]] = {}
+        for number, messages in enumerate(wave):
+            for one in messages:
+                topic = self._prefix + one.topic
+                partition = one.partition
+                if partition is None:
+                    partitions = sorted(await producer.partitions_for(topic))
+                    partition = _PARTITIONER(one.key, partitions, partitions)
+                held = batches.setdefault((topic, partition), [])
+                fields = {"timestamp": None, "key": one.key, "value": one.value, "headers": list(one.headers)}
+                if not held or held[-1][0].append(**fields) is None:
+                    held.append((producer.create_batch(), set()))
+                    if held[-1][0].append(**fields) is None:  # the first one may be of any size
+                        raise MessageSizeTooLargeError
+                held[-1][1].add(number)
+        return batches
+
+    def _explained(self, producer: Any, error: BaseException) -> BaseException:
+        """What whoever publishes is told; a producer that failed is replaced."""
+        if isinstance(error, MessageSizeTooLargeError):
+            return HashweirError("internal_error", "a batch is more than its topic takes")
+        if not isinstance(error, KafkaError | TimeoutError):
+            return error
+        why = f"no ack within {self._publish_s:g} s" if isinstance(error, TimeoutError) else type(error).__name__
+        self._retire(producer, why)
+        return unreachable(self._access, f"{why}; what was sent may be written")
 
     async def _connect(self, seconds: float) -> Any:
         producer = AIOKafkaProducer(
@@ -115,8 +193,6 @@ class KafkaSink:
             # Checked by the client for each message; its default is less than the topics take.
             max_request_size=self._largest_bytes,
             max_batch_size=256 * 1024,
-            # The delivery tasks of one poll end together; a moment's wait puts their verdicts into one batch.
-            linger_ms=2,
             metadata_max_age_ms=15_000,
         )
         try:
@@ -180,3 +256,16 @@ class KafkaSink:
         if sender is not None and not sender.done():
             sender.cancel()
             await asyncio.wait([sender], timeout=1.0)
+
+
+async def _in_order(producer: Any, topic: str, partition: int, batches: Sequence[_Batch]) -> None:
+    """Send the batches of one partition, each when the one before is acked."""
+    for batch, _ in batches:
+        batch.close()  # or it would linger, for more that will not come
+        await (await producer.send_batch(batch, topic, partition=partition))
+
+
+async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Wait for all of them, however they end."""
+    if tasks:
+        await asyncio.wait(tasks)

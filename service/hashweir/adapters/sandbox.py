@@ -1,8 +1,9 @@
 """Scan processes: decoding and hashing of untrusted bytes, away from credentials, index and network.
 
 A pool of processes of our own. Each has a socket pair to itself and one job in flight, so that no process sees or
-answers another's upload. Whatever one does (crash, hang, eat memory, lie), its upload is tried once more in a
-fresh process and then answered with a reason; the parent and the other processes go on.
+answers another's upload; short texts that wait are one job, and are scanned one by one where it fails. Whatever one
+does (crash, hang, eat memory, lie), its upload is tried once more in a fresh process and then answered with a reason;
+the parent and the other processes go on.
 Long because starting, giving out and ending processes change one state between them.
 """
 
@@ -18,7 +19,8 @@ import msgspec
 from hashweir.adapters.sandbox_cache import ScanCache
 from hashweir.adapters.sandbox_fences import LEVELS, Fence, Level
 from hashweir.adapters.sandbox_frames import Setup
-from hashweir.adapters.sandbox_process import Failed, ScanProcess, Unfenced, Why, start_process
+from hashweir.adapters.sandbox_process import Failed, ScanProcess, Unfenced, Why, Work, start_process
+from hashweir.adapters.sandbox_texts import SHORT_BYTES, Texts
 from hashweir.adapters.sandbox_upload import class_of, declared, failed_scan, sha256_of
 from hashweir.errors import ConfigError, HashweirError
 from hashweir.model import FormGroup, Limits, MediaClass, Scan, Upload
@@ -90,6 +92,15 @@ class ProcessSandbox:
         self._stopping = False
         # Videos take minutes where pictures take milliseconds: one process is always left to the others.
         self._videos = asyncio.Semaphore(max(1, count - 1))
+        text_s = deadline_s.get("text", deadline_s["image"])
+        self._texts = Texts(
+            take=self._take,
+            give_back=self._give_back,
+            lost=self._lost,
+            alone=lambda process, work: self._scan(process, work, text_s),
+            at_once=count,
+            deadline_s=text_s,
+        )
 
     @property
     def fences(self) -> tuple[Fence, ...]:
@@ -125,7 +136,7 @@ class ProcessSandbox:
 
         Always answers: what befell the second attempt is the scan's reason, and the exact fingerprints are there
         all the same. An equal upload that was scanned lately is answered from the cache. Cancelling ends the
-        process that has the job. Raises RuntimeError once `stop` was called.
+        process that has the job, where that is no short text's. Raises RuntimeError once `stop` was called.
         """
         if upload.content is None:
             raise ValueError("an upload without content can't be scanned")
@@ -141,6 +152,12 @@ class ProcessSandbox:
         self._require_running()
         key = (sha256 := await sha256_of(content), declared(media_type), forms)
         known = self._cache.get(key)
+        if known is None and class_of(content, media_type) == "text" and len(content) <= SHORT_BYTES:
+            scanned = await self._texts.scan((content, media_type, forms, sha256))
+            if scanned is not None:
+                self._when_asked(False)
+                self._cache.put(key, *scanned)
+                return scanned[0]
         if known is None:
             self._waiting += 1
             try:
@@ -153,23 +170,17 @@ class ProcessSandbox:
         self._when_asked(known is not None)
         if known is not None:
             return known
-        scan, maker = await self._scan(process, content, media_type, forms, deadline_s, sha256)
+        scan, maker = await self._scan(process, (content, media_type, forms, sha256), deadline_s)
         self._cache.put(key, scan, maker)
         return scan
 
-    async def _scan(
-        self,
-        process: ScanProcess,
-        content: bytes,
-        media_type: str | None,
-        forms: tuple[FormGroup, ...],
-        deadline_s: float,
-        sha256: bytes,
-    ) -> tuple[Scan, int]:
+    async def _scan(self, process: ScanProcess, work: Work, deadline_s: float) -> tuple[Scan, int]:
         """Scan in this process, which is busy, or else in a fresh one; and the id of the one that answered."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                scan = await process.run(content, media_type, forms, deadline_s, sha256)
+                (scan,) = await process.run([work], deadline_s)
+                if scan is None:
+                    raise Failed("memory")
             except Failed as failed:
                 why = failed.why
                 self._drop(process, why)
@@ -185,13 +196,13 @@ class ProcessSandbox:
             else:
                 self._give_back(process)
                 return msgspec.structs.replace(scan, attempts=attempt), process.pid
-        return await asyncio.to_thread(failed_scan, content, media_type, _REASONS[why], ATTEMPTS), 0
+        return await asyncio.to_thread(failed_scan, *work[:2], _REASONS[why], ATTEMPTS), 0
 
     def load(self) -> Load:
         """How busy it is now."""
         ready = [process for process in self._all if process.usable]
         resident = sum(process.resident_bytes() for process in ready)
-        return Load(len(ready), len(self._busy), self._waiting, resident)
+        return Load(len(ready), len(self._busy), self._waiting + len(self._texts), resident)
 
     async def stop(self) -> None:
         """Kill all processes, each by its own handle, in at most some seconds. Scans in flight raise RuntimeError."""
@@ -255,6 +266,11 @@ class ProcessSandbox:
         task = asyncio.create_task(process.end())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+    def _lost(self, process: ScanProcess, why: Why | None) -> None:
+        """End a process in the middle of its work, and start another in its place."""
+        self._drop(process, why)
+        self._grow()
 
     def _ended(self, process: ScanProcess, why: Why) -> None:
         """A process ended by itself. Where it had a job, that job's scan sees to it."""

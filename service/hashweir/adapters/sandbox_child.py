@@ -19,7 +19,7 @@ import socket
 import sys
 
 from hashweir.adapters.sandbox_fences import PR_SET_PDEATHSIG, lock_down, prctl
-from hashweir.adapters.sandbox_frames import LENGTH_BYTES, Ready, Reply, pack, unpack_job, unpack_setup
+from hashweir.adapters.sandbox_frames import LENGTH_BYTES, Ready, Reply, pack, unpack_jobs, unpack_setup
 
 _UNFORESEEN = 70
 """Exit status after an exception that nobody caught: EX_SOFTWARE of sysexits.h."""
@@ -47,14 +47,16 @@ def main(descriptor: int, parent: int, contents: int) -> None:
         fences, lacking = lock_down(setup.memory_bytes)
         link.sendall(pack(Ready(fences=fences, lacking=lacking)))
         while True:
-            job = unpack_job(_receive(link))
-            _allow_processor_time(job.cpu_s)
-            try:
-                content = ctypes.string_at(address, job.size) if job.content is None else job.content
-                reply = Reply(number=job.number, scan=scan(content, job.media_type, job.forms, job.sha256))
-            except MemoryError:
-                reply = Reply(number=job.number, scan=None)
-            link.sendall(pack(reply))
+            replies = []
+            for job in unpack_jobs(_receive(link)):
+                _allow_processor_time(job.cpu_s)
+                try:
+                    content = ctypes.string_at(address, job.size) if job.content is None else job.content
+                    found = scan(content, job.media_type, job.forms, job.sha256)
+                except MemoryError:
+                    found = None
+                replies.append(Reply(number=job.number, scan=found))
+            link.sendall(pack(replies))
 
 
 def _die_with(parent: int) -> None:

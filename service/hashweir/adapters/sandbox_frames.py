@@ -7,6 +7,7 @@ an honest process could have sent. Nothing is ever unpickled.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, get_args
 
 import msgspec
@@ -76,11 +77,11 @@ _NO_MESSAGE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _encoder = msgspec.msgpack.Encoder()
 _setup = msgspec.msgpack.Decoder(Setup)
 _ready = msgspec.msgpack.Decoder(Ready)
-_job = msgspec.msgpack.Decoder(Job)
-_reply = msgspec.msgpack.Decoder(Reply)
+_jobs = msgspec.msgpack.Decoder(tuple[Job, ...])
+_replies = msgspec.msgpack.Decoder(tuple[Reply, ...])
 
 
-def pack(message: Setup | Ready | Job | Reply) -> bytearray:
+def pack(message: Setup | Ready | Sequence[Job] | Sequence[Reply]) -> bytearray:
     """One frame."""
     frame = bytearray(LENGTH_BYTES)
     _encoder.encode_into(message, frame, LENGTH_BYTES)  # in place: an upload is copied once, not twice
@@ -93,9 +94,9 @@ def unpack_setup(body: bytes | memoryview) -> Setup:
     return _setup.decode(body)
 
 
-def unpack_job(body: bytes | memoryview) -> Job:
-    """The parent's job."""
-    return _job.decode(body)
+def unpack_jobs(body: bytes | memoryview) -> tuple[Job, ...]:
+    """The parent's jobs, to be answered together."""
+    return _jobs.decode(body)
 
 
 def unpack_ready(body: bytes) -> Ready:
@@ -106,17 +107,18 @@ def unpack_ready(body: bytes) -> Ready:
         raise BadReply(str(error)) from error
 
 
-def unpack_reply(body: bytes, number: int) -> Scan | None:
-    """A process's answer to job `number`, None where its memory did not suffice. Raises BadReply."""
+def unpack_replies(body: bytes | bytearray, numbers: Sequence[int]) -> list[Scan | None]:
+    """A process's answers to the jobs of these numbers, None where its memory did not suffice. Raises BadReply."""
     try:
-        reply = _reply.decode(body)
+        replies = _replies.decode(body)
     except _NO_MESSAGE as error:
         raise BadReply(str(error)) from error
-    if reply.number != number:
-        raise BadReply(f"an answer to job {reply.number}, not {number}")
-    if reply.scan is not None:
-        _require_honest(reply.scan)
-    return reply.scan
+    if [one.number for one in replies] != list(numbers):
+        raise BadReply(f"answers to jobs {[one.number for one in replies][:5]}, not {list(numbers)[:5]}")
+    for one in replies:
+        if one.scan is not None:
+            _require_honest(one.scan)
+    return [one.scan for one in replies]
 
 
 def _require_honest(scan: Scan) -> None:

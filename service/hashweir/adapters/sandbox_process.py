@@ -10,11 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from hashweir.adapters.sandbox_fences import LEVELS, Fence, Level
-from hashweir.adapters.sandbox_frames import BadReply, Job, Setup, pack, unpack_ready, unpack_reply
+from hashweir.adapters.sandbox_frames import BadReply, Job, Setup, pack, unpack_ready, unpack_replies
 from hashweir.adapters.sandbox_link import Arena, Link
 from hashweir.model import FormGroup, Scan
 
@@ -37,6 +37,9 @@ _DYING_S: Final = 1.0
 """A process that hung up has so long to be gone, so that its own exit status is seen."""
 _SPARE_CPU_S: Final = 2
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+Work = tuple[bytes, str | None, tuple[FormGroup, ...], bytes]
+"""A content, its declared media type, the forms that are wanted, and the SHA-256 of the content."""
 
 
 class Failed(Exception):
@@ -89,34 +92,35 @@ class ScanProcess:
             raise Failed(failed.why, f"no scan process: {failed}: {self._last_words()}") from error
         self.fences, self.lacking = ready.fences, ready.lacking
 
-    async def run(
-        self, content: bytes, media_type: str | None, forms: tuple[FormGroup, ...], deadline_s: float, sha256: bytes
-    ) -> Scan:
-        """Scan one upload's content within `deadline_s` seconds of wall time. Raises Failed.
+    async def run(self, work: Sequence[Work], deadline_s: float) -> list[Scan | None]:
+        """Scan these contents within `deadline_s` seconds of wall time; None where its memory did not suffice.
 
-        `sha256` is the digest of `content`: an answer that names another is about another upload, or a lie.
+        Raises Failed where an answer is missing, or is about another upload, or a lie: then none of them counts.
         """
-        self.jobs += 1
         cpu_s = math.ceil(deadline_s) + _SPARE_CPU_S
-        held = self._arena.put(content)
-        job = Job(
-            number=self.jobs,
-            content=None if held else content,
-            size=len(content),
-            media_type=media_type,
-            forms=forms,
-            sha256=sha256,
-            cpu_s=cpu_s,
-        )
+        numbers = range(self.jobs + 1, self.jobs + len(work) + 1)
+        self.jobs = numbers[-1]
+        held = len(work) == 1 and self._arena.put(work[0][0])
+        jobs = [
+            Job(
+                number=number,
+                content=None if held else content,
+                size=len(content),
+                media_type=media_type,
+                forms=forms,
+                sha256=sha256,
+                cpu_s=cpu_s,
+            )
+            for number, (content, media_type, forms, sha256) in zip(numbers, work, strict=True)
+        ]
         try:
-            scan = unpack_reply(await self._link.exchange(pack(job), deadline_s), job.number)
-            if scan is not None and {one.value for one in scan.fingerprints if one.kind == "sha256"} != {sha256.hex()}:
-                raise BadReply("not the digest of what was sent")
+            scans = unpack_replies(await self._link.exchange(pack(jobs), deadline_s), numbers)
+            for scan, (_, _, _, sha256) in zip(scans, work, strict=True):
+                if scan is not None and {o.value for o in scan.fingerprints if o.kind == "sha256"} != {sha256.hex()}:
+                    raise BadReply("not the digest of what was sent")
         except (TimeoutError, OSError, EOFError, BadReply) as error:
             raise await self._failed(error) from error
-        if scan is None:
-            raise Failed("memory")
-        return scan
+        return scans
 
     def resident_bytes(self) -> int:
         """Memory of the machine that it takes now, by its own page table; 0 where the machine does not tell."""

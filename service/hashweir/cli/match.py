@@ -18,7 +18,7 @@ from hashweir.model import KINDS, Action, Form, Hit, Kind, Record, Set, Upload, 
 if TYPE_CHECKING:
     from hashweir.config import Config
     from hashweir.pipeline.match import Matcher
-    from hashweir.ports import Accept, Found, Standing, View
+    from hashweir.ports import Accept, Found, Query, Standing, View
     from hashweir.wiring import Judging
 
 ADVICE: Mapping[Action, str] = {
@@ -141,6 +141,9 @@ class _Narrowed:
         self, kind: Kind, form: Form, values: Sequence[bytes], radius: int, accept: Accept | None = None
     ) -> list[Found]:
         return self._whole.search(kind, form, values, radius, accept)
+
+    def search_many(self, kind: Kind, form: Form, queries: Sequence[Query], accept: Accept) -> list[Found]:
+        return self._whole.search_many(kind, form, queries, accept)
 
 
 def _narrowed(judging: Judging, names: Sequence[str]) -> Matcher:

@@ -1,4 +1,4 @@
-"""Fingerprints to neighbours: all of one upload, against one view, in one call. Pure; runs in a thread.
+"""Fingerprints to neighbours: those of some uploads, against one view, in one call. Pure; may run in a thread.
 
 A neighbour is an entry that its own set's radius and quality floor accept and, of texts, the lengths of both. What
 follows from it (band, action, outcome) is for `decide` to say.
@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hashweir.canary import CANARY_SET
 from hashweir.hashing import HASHERS
 from hashweir.hashing.radii import Curve, Reach, longest_of, reach
 from hashweir.model import FORMS, GROUPS, AnyForm, Entry, Fingerprint, Form, FormGroup, Kind, Neighbour, Set
-from hashweir.ports import Accept, Found, View
+from hashweir.ports import Accept, Found, Query, View
 
 LENGTH_RATIO = (0.8, 1.25)
 """Share of the known text's length within which an upload can be an edit of it."""
+
+
+Asked = tuple[Sequence[Fingerprint], Sequence[str]]
+"""One upload's fingerprints and the notes of its scan."""
 
 
 def lookup(view: View, fingerprints: Sequence[Fingerprint], notes: Sequence[str] = ()) -> list[Neighbour]:
@@ -26,19 +31,33 @@ def lookup(view: View, fingerprints: Sequence[Fingerprint], notes: Sequence[str]
     Of the scan's `notes`, `mostly_ascii` says that a raw hash of a text may be trusted as far as its normal one.
     Fingerprints with a time are frames of a video: of these, all that hit an item are told together.
     """
-    mostly_ascii = "mostly_ascii" in notes
-    groups: dict[tuple[Kind, AnyForm, bool], list[Fingerprint]] = defaultdict(list)
-    for fingerprint in fingerprints:
-        groups[fingerprint.kind, fingerprint.form, fingerprint.time_s is not None].append(fingerprint)
+    return lookup_many(view, [(fingerprints, notes)])[0]
+
+
+def lookup_many(view: View, uploads: Sequence[Asked]) -> list[list[Neighbour]]:
+    """What `lookup` says of each of these uploads, with one search per kind and form for all of them."""
     sets = {name: one for name, one in view.sets.items() if one.state != "off"}
-    neighbours: list[Neighbour] = []
-    for (kind, form, timed), group in groups.items():
-        if sets and timed:
-            neighbours.extend(_frames(view, sets, kind, form, group))
-        elif sets:
-            found = _search(view, sets, kind, form, group, mostly_ascii)
-            neighbours.extend(_neighbours(view, group, found, mostly_ascii))
-    return neighbours
+    held = {kind for name in sets for kind in view.holds(name)}
+    groups: dict[tuple[Kind, AnyForm], list[_Of]] = defaultdict(list)
+    own: list[dict[tuple[Kind, AnyForm, bool], list[Neighbour]]] = []
+    for number, (fingerprints, notes) in enumerate(uploads):
+        mostly_ascii, timed = "mostly_ascii" in notes, defaultdict(list)
+        # An upload's neighbours stand in the order of its fingerprints, whoever else is looked up with it.
+        own.append({})
+        for one in fingerprints:
+            if one.kind not in held:
+                continue
+            own[number].setdefault((one.kind, one.form, one.time_s is not None), [])
+            if one.time_s is not None:
+                timed[one.kind, one.form].append(_Of(one, number, mostly_ascii))
+            else:
+                groups[one.kind, one.form].append(_Of(one, number, mostly_ascii))
+        for (kind, form), group in timed.items():
+            own[number][kind, form, True] = _frames(view, sets, kind, form, group)
+    for (kind, form), group in groups.items():
+        for near in _search(view, sets, kind, form, group):
+            own[group[near.query].upload][kind, form, False].append(_neighbour(view, group[near.query], near))
+    return [[near for group in found.values() for near in group] for found in own]
 
 
 def wanted_forms(sets: Mapping[str, Set]) -> tuple[FormGroup, ...]:
@@ -53,6 +72,14 @@ def wanted_forms(sets: Mapping[str, Set]) -> tuple[FormGroup, ...]:
     return tuple(sorted(wanted))
 
 
+class _Of(NamedTuple):
+    """A fingerprint, the number of its upload, and whether that is a text of mostly ASCII."""
+
+    fingerprint: Fingerprint
+    upload: int
+    mostly_ascii: bool
+
+
 @dataclass(slots=True)
 class _Item:
     """What hit one item of one set, so far."""
@@ -62,9 +89,7 @@ class _Item:
     entries: set[str] = field(default_factory=set)
 
 
-def _frames(
-    view: View, sets: Mapping[str, Set], kind: Kind, form: AnyForm, group: Sequence[Fingerprint]
-) -> list[Neighbour]:
+def _frames(view: View, sets: Mapping[str, Set], kind: Kind, form: AnyForm, group: Sequence[_Of]) -> list[Neighbour]:
     """One neighbour per (item, set) with every frame that hits it."""
     items: dict[tuple[str, str], _Item] = {}
 
@@ -76,15 +101,15 @@ def _frames(
         item.entries.add(entry.id)
         return False  # the nearest would hide the others
 
-    _search(view, sets, kind, form, group, False, note)
+    _search(view, sets, kind, form, group, note)
     counts = view.count_entries(kind, _among(form), [item for item, _ in items])
     return [
         Neighbour(
-            fingerprint=group[item.nearest[2]],
+            fingerprint=group[item.nearest[2]].fingerprint,
             entry=item.nearest[3],
             distance=item.nearest[0],
             radius=sets[item.nearest[3].set].radius.get(kind, 0),
-            frames=tuple(group[query] for query in sorted(item.frames)),
+            frames=tuple(group[query].fingerprint for query in sorted(item.frames)),
             entries_hit=len(item.entries),
             entries=max(count, len(item.entries)),
         )
@@ -102,8 +127,7 @@ def _search(
     sets: Mapping[str, Set],
     kind: Kind,
     form: AnyForm,
-    group: Sequence[Fingerprint],
-    mostly_ascii: bool,
+    group: Sequence[_Of],
     then: Accept = lambda query, entry, distance: True,
 ) -> list[Found]:
 
@@ -113,42 +137,37 @@ def _search(
             return False
         if form in GROUPS and GROUPS[form] not in owner.forms:
             return False
-        if kind == "tlsh" and distance > text_reach(mostly_ascii, group[query], entry).radius:
+        one, _, mostly_ascii = group[query]
+        if kind == "tlsh" and distance > text_reach(mostly_ascii, one, entry).radius:
             return False
-        quality = group[query].quality
-        if kind == "pdq" and quality is not None and quality < owner.min_quality:
+        if kind == "pdq" and one.quality is not None and one.quality < owner.min_quality:
             return False
-        return (kind != "tlsh" or lengths_fit(group[query], entry)) and then(query, entry, distance)
+        return (kind != "tlsh" or lengths_fit(one, entry)) and then(query, entry, distance)
 
     radius = max(one.radius.get(kind, 0) for one in sets.values())
-    if kind == "tlsh":
-        # The known text's length can only lessen it.
-        radius = min(radius, max(text_reach(mostly_ascii, one).radius for one in group))
-    values = [HASHERS[kind].parse(one.value) for one in group]
-    return view.search(kind, _among(form), values, radius, accept)
+    parse = HASHERS[kind].parse
+    queries = [
+        # The known text's length can only lessen a text's reach.
+        Query(parse(one.value), radius if kind != "tlsh" else min(radius, text_reach(mostly_ascii, one).radius), upload)
+        for one, upload, mostly_ascii in group
+    ]
+    return view.search_many(kind, _among(form), queries, accept)
 
 
-def _neighbours(
-    view: View, group: Sequence[Fingerprint], found: Sequence[Found], mostly_ascii: bool
-) -> list[Neighbour]:
-    neighbours = []
-    for near in found:
-        fingerprint, entry = group[near.query], near.entry
-        radius, text = view.sets[entry.set].radius.get(entry.kind, 0), None
-        if entry.kind == "tlsh":
-            text = text_reach(mostly_ascii, fingerprint, entry)
-            radius = min(radius, text.radius)
-        neighbours.append(
-            Neighbour(
-                fingerprint=fingerprint,
-                entry=entry,
-                distance=near.distance,
-                radius=radius,
-                only_logs=text is not None and text.only_logs,
-                length_unknown=entry.kind == "tlsh" and None in (entry.length, fingerprint.length),
-            )
-        )
-    return neighbours
+def _neighbour(view: View, of: _Of, near: Found) -> Neighbour:
+    fingerprint, entry = of.fingerprint, near.entry
+    radius, text = view.sets[entry.set].radius.get(entry.kind, 0), None
+    if entry.kind == "tlsh":
+        text = text_reach(of.mostly_ascii, fingerprint, entry)
+        radius = min(radius, text.radius)
+    return Neighbour(
+        fingerprint=fingerprint,
+        entry=entry,
+        distance=near.distance,
+        radius=radius,
+        only_logs=text is not None and text.only_logs,
+        length_unknown=entry.kind == "tlsh" and None in (entry.length, fingerprint.length),
+    )
 
 
 def text_reach(mostly_ascii: bool, *texts: Fingerprint | Entry) -> Reach:

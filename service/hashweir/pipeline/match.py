@@ -18,7 +18,8 @@ from hashweir.hashing.exact import fingerprints as exact_fingerprints
 from hashweir.model import FORMS, KINDS_OF, Fingerprint, FormGroup, Judged, Kind, MediaClass, Scan, Upload
 from hashweir.pipeline.decide import decide
 from hashweir.pipeline.fetch import fetch
-from hashweir.pipeline.lookup import lookup, wanted_forms
+from hashweir.pipeline.lookup import wanted_forms
+from hashweir.pipeline.lookups import Lookups
 from hashweir.ports import Known, MediaSource, Sandbox, View
 
 USABLE = frozenset({"verified", "degraded"})
@@ -26,7 +27,7 @@ USABLE = frozenset({"verified", "degraded"})
 
 
 class Matcher:
-    """Judges uploads. Lookups run in `threads`, so that a large scan never stalls the loop."""
+    """Judges uploads. Lookups that take long run in `threads`, so that a large scan never stalls the loop."""
 
     def __init__(
         self,
@@ -40,8 +41,7 @@ class Matcher:
     ) -> None:
         self._sandbox = sandbox
         self._known = known
-        self._usable_view = usable_view
-        self._threads = threads
+        self._lookups = Lookups(usable_view, threads)
         self._media = media
         self._forms: tuple[FormGroup, ...] = ()
         """What the view that was last judged by wanted of a scan: most likely the next one wants it too."""
@@ -97,16 +97,14 @@ class Matcher:
         self, upload: Upload, scan: Scan, timings: dict[str, float]
     ) -> tuple[Judged, tuple[FormGroup, ...]]:
         """The verdict, and the forms that its view wanted of the scan."""
-        loop = asyncio.get_running_loop()
         while True:
-            view = await self._usable_view()
             started = time.perf_counter()
-            neighbours = await loop.run_in_executor(self._threads, lookup, view, scan.fingerprints, scan.notes)
+            view, neighbours, viewless_s = await self._lookups.lookup(scan)
             looked_up = time.perf_counter()
             verdict = decide(upload, scan, neighbours, view)
             if self._known.view().standing in USABLE:
                 break
-        timings = timings | {"lookup": looked_up - started, "decide": time.perf_counter() - looked_up}
+        timings = timings | {"lookup": looked_up - started - viewless_s, "decide": time.perf_counter() - looked_up}
         judged = Judged(
             verdict=verdict,
             failure=scan.reason,

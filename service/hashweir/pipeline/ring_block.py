@@ -5,6 +5,7 @@ with. All the rest of an upload is a few bytes of msgpack, and what many uploads
 checked) is kept once per block. Content is never kept, and of the account only the token that the verdict carries.
 
 A block only grows, and only at its end: a thread may read what stood there when it was given it.
+Long because what is added, what is read and what is saved are one layout.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from hashweir.ports import Index
 
 _MAGIC: Final = b"hashweir ring 1\n"
 _DIGEST: Final = 16
+_LATE: Final = 256
+"""Values of a kind that are gathered before they go into its table: to add some hundred costs little more than one."""
 _FIELDS: Final = ("quality", "length", "page", "time_s", "until_s", "frames")
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -79,6 +82,8 @@ class Block:
         """Bytes that it holds, to within the room its tables have to grow."""
         self._values: dict[Kind, Rows] = {kind: Rows(np.uint8, HASHERS[kind].width) for kind in KINDS}
         self._owner: dict[Kind, Rows] = {kind: Rows(np.uint32) for kind in KINDS}
+        self._late: dict[Kind, tuple[list[bytes], list[int]]] = {kind: ([], []) for kind in KINDS}
+        """Values and their uploads that are not yet in the tables."""
         self._keys: dict[Kind, Rows] = {kind: Rows(np.uint64) for kind in KINDS}
         self._index: dict[Kind, Index] = {
             kind: INDEXES[kind]() for kind in KINDS if kind != "pdq" and not is_exact(kind)
@@ -97,10 +102,14 @@ class Block:
     def add(self, upload: Upload, scan: Scan, *, at_ms: int, said: int, marks: int) -> None:
         """Append an upload; `said` and `marks` (8 bits) are the owner's business."""
         place, own = len(self), len(self._rest)
-        by_kind: dict[Kind, list[bytes]] = {}
         prints: list[list[Any]] = []
         for one in scan.fingerprints:
-            by_kind.setdefault(one.kind, []).append(HASHERS[one.kind].parse(one.value))
+            values, owners = self._late[one.kind]
+            values.append(HASHERS[one.kind].parse(one.value))
+            owners.append(place)
+            self.bytes += len(values[-1]) + (12 if is_exact(one.kind) else 4)
+            if len(values) >= _LATE:
+                self._settle(one.kind)
             number = self._recipes.get((one.kind, one.form, one.recipe))
             if number is None:
                 number = self._recipes[one.kind, one.form, one.recipe] = self._number((one.kind, one.form, one.recipe))
@@ -123,9 +132,6 @@ class Block:
         rest = _Rest(self._number(shared), upload.id, upload.account, scan.footage, prints)
         assert isinstance(self._rest, bytearray)
         self._rest += _encode(rest)
-        for kind, values in by_kind.items():
-            rows = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
-            self._extend(kind, rows, np.full(len(values), place, np.uint32))
         self._at_ms.append(at_ms)
         self._said.append(said)
         self._marks.append(marks)
@@ -139,7 +145,16 @@ class Block:
             self._keys[kind].extend(keys_of(rows))
         if kind in self._index:
             self._index[kind].add(rows.tobytes())
-        self.bytes += rows.size + len(rows) * (12 if is_exact(kind) else 4)
+
+    def _settle(self, *kinds: Kind) -> None:
+        """Put what was gathered into the tables of these kinds."""
+        for kind in kinds:
+            values, owners = self._late[kind]
+            if values:
+                rows = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1)
+                self._extend(kind, rows, np.array(owners, np.uint32))
+                values.clear()
+                owners.clear()
 
     def _number(self, shared: Any) -> int:
         encoded = _encode(shared)
@@ -152,6 +167,7 @@ class Block:
 
     def seal(self) -> None:
         """No more will come: give back the room for it."""
+        self._settle(*KINDS)
         for rows in (*self._values.values(), *self._owner.values(), *self._keys.values()):
             rows.trim()
         for rows in (self._ends, self._at_ms, self._said, self._marks):
@@ -195,6 +211,7 @@ class Block:
         return upload, scan
 
     def _of(self, kind: Kind, place: int) -> NDArray[np.uint8]:
+        self._settle(kind)
         owner = self._owner[kind].now()
         first, last = np.searchsorted(owner, [place, place + 1])
         values: NDArray[np.uint8] = self._values[kind].now()[first:last]
@@ -219,6 +236,7 @@ class Block:
 
     def tables(self) -> Mapping[Kind, Values]:
         """All hash values as they stand now, of kinds that have any."""
+        self._settle(*KINDS)
         return {
             kind: Values(
                 self._values[kind].now(), self._owner[kind].now(), self._keys[kind].now(), self._index.get(kind)
@@ -248,12 +266,14 @@ class Block:
             if len(owner) != len(some) or (np.diff(owner.astype(np.int64)) < 0).any() or int(owner[-1]) >= len(self):
                 raise ValueError(kind)
             self._extend(kind, some, owner)
+            self.bytes += some.size + len(some) * (12 if is_exact(kind) else 4)
         self._rest, self._shared = file.rest, file.shared
         self.bytes += len(file.rest) + 25 * len(self) + sum(map(len, file.shared))
         self.seal()
 
     def parts(self) -> Sequence[Any]:
         """All of it as it stands now, for `encode` in a thread."""
+        self._settle(*KINDS)
         tables = {kind: (rows.now(), self._owner[kind].now()) for kind, rows in self._values.items() if len(rows)}
         per_upload = (self._ends.now(), self._at_ms.now(), self._said.now(), self._marks.now())
         return self.name, tables, per_upload, bytes(self._rest), list(self._shared)

@@ -6,7 +6,7 @@ Real ones live in `adapters/` (Kafka, Redis, scan processes) and `shards/` (Know
 from __future__ import annotations
 
 from hashweir.ports.clock import Clock
-from hashweir.ports.known import Accept, Found, Hasher, Hits, Index, Known, Standing, View
+from hashweir.ports.known import Accept, Found, Hasher, Hits, Index, Known, Query, Standing, View
 from hashweir.ports.scan import Load, MediaSource, Sandbox
 from hashweir.ports.store import (
     Applied,
@@ -45,6 +45,7 @@ __all__ = [
     "Partition",
     "PartitionListener",
     "Position",
+    "Query",
     "RangeLost",
     "Sandbox",
     "SetsState",

@@ -71,6 +71,14 @@ class Found(Struct, frozen=True, kw_only=True):
     distance: int
 
 
+class Query(NamedTuple):
+    """One value to look for, among those of several uploads: how far from it, and the number of its upload."""
+
+    value: bytes
+    radius: int
+    upload: int
+
+
 Accept = Callable[[int, Entry, int], bool]
 Standing = Literal["empty", "verified", "degraded", "stale", "doubtful"]
 """empty: nothing loaded yet. verified: the head was asked lately and agrees. degraded: last verified longer ago
@@ -102,6 +110,9 @@ class View(Protocol):
         (query number, entry, distance) refuses is passed over *before* the nearest is chosen, so that it can't
         hide a farther entry of the same item that would count.
         """
+
+    def search_many(self, kind: Kind, form: Form, queries: Sequence[Query], accept: Accept) -> list[Found]:
+        """The same for several uploads at once, each value within its own radius: nearest per (upload, item, set)."""
 
     def count_entries(self, kind: Kind, form: Form, items: Sequence[str]) -> list[int]:
         """How many active entries of this kind and form each item (16 hex) has. An item belongs to one set."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hashweir.model import FORMS, Batch, Entry, Form, Kind, Set
-from hashweir.ports import Accept, Found, Hits, Standing
+from hashweir.ports import Accept, Found, Hits, Query, Standing
 from hashweir.shards.layout import SIDE_BYTES, SLOT_FORMS, unpack
 from hashweir.shards.records import Octets
 from hashweir.shards.table import Table
@@ -91,22 +91,43 @@ class KnownView:
         Of several values equally near to an entry, the first counts. An entry whose set is not known at this view's
         policy position is passed over: nothing could be said of it.
         """
+        return self._nearest(kind, form, values, radius, None, accept)
+
+    def search_many(self, kind: Kind, form: Form, queries: Sequence[Query], accept: Accept) -> list[Found]:
+        """The same for several uploads at once, each value within its own radius: nearest per (upload, item, set)."""
+        farthest = max((one.radius for one in queries), default=0)
+        return self._nearest(kind, form, [one.value for one in queries], farthest, queries, accept)
+
+    def _nearest(
+        self,
+        kind: Kind,
+        form: Form,
+        values: Sequence[bytes],
+        radius: int,
+        queries: Sequence[Query] | None,
+        accept: Accept | None,
+    ) -> list[Found]:
         table, rows = self._content.tables.get((kind, FORMS.index(form)), (None, 0))
         if table is None or not values:
             return []
-        hits = self._counted(table, rows, table.index.search(b"".join(values), radius))
+        hits = table.index.search(b"".join(values), radius)
+        if queries is not None and hits.row.size:
+            radii = np.array([one.radius for one in queries])
+            hits = Hits(*(column[hits.distance <= radii[hits.query]] for column in hits))
+        hits = self._counted(table, rows, hits)
         if not hits.row.size:
             return []
         near = _Near(table, FORMS.index(form), hits)
         found: list[Found] = []
-        taken: set[bytes] = set()
+        taken: set[tuple[int, bytes]] = set()
         for at, query, distance in near.order():
             group = near.groups[at]
-            if group in taken or int.from_bytes(group[8:], "big") not in self._content.names:
+            key = queries[query].upload if queries else 0, group
+            if key in taken or int.from_bytes(group[8:], "big") not in self._content.names:
                 continue
             entry = near.entry(at, self._content.names)
             if accept is None or accept(query, entry, distance):
-                taken.add(group)
+                taken.add(key)
                 found.append(Found(query=query, entry=entry, distance=distance))
         return found
 

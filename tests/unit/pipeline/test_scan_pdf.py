@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hashweir.adapters.sandbox_frames import BadReply, Reply, pack, unpack_reply
+from hashweir.adapters.sandbox_frames import BadReply, Reply, pack, unpack_replies
 from hashweir.errors import REASONS
 from hashweir.hashing import HASHERS, exact
 from hashweir.model import KINDS_OF, Fingerprint, Limits, Scan, Upload
@@ -40,7 +40,7 @@ def sound(content: bytes, limits: Limits = Limits(), declared: str | None = PDF)
     kinds = KINDS_OF[result.media_class] if result.media_class else ("sha256", "md5")
     assert set(result.checked) == set(kinds)
     assert {word for word in result.checked.values() if word != "ok"} <= REASONS.keys()
-    assert unpack_reply(bytes(pack(Reply(number=1, scan=result))[4:]), 1) == result
+    assert unpack_replies(bytes(pack([Reply(number=1, scan=result)])[4:]), [1]) == [result]
     return result
 
 
@@ -179,8 +179,9 @@ def test_a_page_that_says_it_is_one_of_a_text_is_a_lie() -> None:
     result = scan(pdf(scanned(photo())), PDF, Limits())
     for kind in ("sha256", "md5"):
         lie = tuple(msgspec.structs.replace(one, page=1) if one.kind == kind else one for one in result.fingerprints)
+        reply = Reply(number=1, scan=msgspec.structs.replace(result, fingerprints=lie))
         with pytest.raises(BadReply, match="page"):
-            unpack_reply(bytes(pack(Reply(number=1, scan=msgspec.structs.replace(result, fingerprints=lie)))[4:]), 1)
+            unpack_replies(bytes(pack([reply])[4:]), [1])
 
 
 @pytest.mark.slow

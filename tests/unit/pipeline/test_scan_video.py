@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from hashweir.adapters.sandbox_frames import BadReply, Reply, pack, unpack_reply
+from hashweir.adapters.sandbox_frames import BadReply, Reply, pack, unpack_replies
 from hashweir.hashing import pdq
 from hashweir.model import Fingerprint, Limits, Scan
 from hashweir.pipeline.scan import prepare, scan
@@ -24,7 +24,7 @@ def frames_of(result: Scan) -> list[Fingerprint]:
 
 
 def accepted(result: Scan) -> Scan | None:
-    return unpack_reply(bytes(pack(Reply(number=1, scan=result))[4:]), 1)
+    return unpack_replies(bytes(pack([Reply(number=1, scan=result)])[4:]), [1])[0]
 
 
 @pytest.mark.parametrize("kind", ["h264", "vp9", "mpeg4-avi"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hashweir.hashing import HASHERS
 from hashweir.model import Batch, Entry, Form, Kind, Set
-from hashweir.ports import Accept, Found, Standing
+from hashweir.ports import Accept, Found, Query, Standing
 
 
 @dataclass
@@ -41,6 +41,18 @@ class ListView:
         for one in sorted(found, key=lambda near: (near.distance, near.entry.id)):
             best.setdefault((one.entry.item, one.entry.set), one)
         return list(best.values())
+
+    def search_many(self, kind: Kind, form: Form, queries: Sequence[Query], accept: Accept) -> list[Found]:
+        found: list[Found] = []
+        for upload in {one.upload for one in queries}:
+
+            def own(number: int, entry: Entry, distance: int, upload: int = upload) -> bool:
+                asked = queries[number]
+                return asked.upload == upload and distance <= asked.radius and accept(number, entry, distance)
+
+            farthest = max(one.radius for one in queries)
+            found += self.search(kind, form, [one.value for one in queries], farthest, own)
+        return sorted(found, key=lambda near: (near.distance, near.entry.id))
 
     def count_entries(self, kind: Kind, form: Form, items: Sequence[str]) -> list[int]:
         return [sum((e.item, e.kind, e.form) == (item, kind, form) for e in self.entries) for item in items]

@@ -19,7 +19,7 @@ from hashweir.pipeline.emit import LONG_TOPIC, Emitter
 from hashweir.pipeline.ingest import UPLOAD_JSON
 from hashweir.pipeline.match import USABLE
 from hashweir.pipeline.worker import Limits, Worker
-from hashweir.ports import Found, Partition, Sink, Standing
+from hashweir.ports import Found, Partition, Query, Sink, Standing
 from tests.virtual_time import VirtualClock
 
 TOPIC = "uploads"
@@ -48,6 +48,11 @@ class OneView:
         values: Sequence[bytes],
         radius: int,
         accept: Callable[[int, Entry, int], bool] | None = None,
+    ) -> list[Found]:
+        return []
+
+    def search_many(
+        self, kind: Kind, form: Form, queries: Sequence[Query], accept: Callable[[int, Entry, int], bool]
     ) -> list[Found]:
         return []
 

@@ -1,0 +1,99 @@
+"""Lookups of the uploads that wait, together: one call for all of them, and a thread only where that is worth it.
+
+A thread and back costs more than looking up a text, so what takes less than two milliseconds is done on the loop. What
+takes longer goes to the threads; while all of them are busy, what comes waits and makes one batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from typing import Final
+
+from hashweir.model import Neighbour, Scan
+from hashweir.pipeline.lookup import lookup_many
+from hashweir.ports import View
+
+MOST: Final = 64
+"""Uploads per call: a bound of how long the first of them waits for the last."""
+ON_THE_LOOP_S: Final = 0.002
+"""Processor time up to which a call is made on the loop: less than half of what Python lets a thread run at a time."""
+_FADE: Final = 0.9
+"""What a fingerprint is reckoned to cost is the dearest of the last few calls."""
+
+Answer = tuple[View, list[Neighbour], float]
+"""The view, the neighbours by it, and how many seconds there was no view to judge by."""
+
+
+class Lookups:
+    """Looks up scans by the usable view of the moment. For one loop."""
+
+    def __init__(self, usable_view: Callable[[], Awaitable[View]], threads: Executor, at_once: int = 2) -> None:
+        """At most `at_once` calls are made in `threads` at a time."""
+        self._usable_view = usable_view
+        self._threads = threads
+        self._waiting: deque[tuple[Scan, asyncio.Future[Answer]]] = deque()
+        self._runners: set[asyncio.Task[None]] = set()
+        self._at_once = at_once
+        self._each_s = 1.0
+        """Processor time per fingerprint; it begins with a guess that sends the first call to a thread."""
+
+    async def lookup(self, scan: Scan) -> Answer:
+        """The neighbours of a scan by the view of this moment. Raises what the lookup raises."""
+        found: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((scan, found))
+        if len(self._runners) < self._at_once:
+            # It begins in the next turn of the loop, when all that came in this one are waiting.
+            runner = asyncio.create_task(self._run())
+            self._runners.add(runner)
+            runner.add_done_callback(self._runners.discard)
+        return await found
+
+    async def _run(self) -> None:
+        """Look up until nobody waits."""
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+            try:
+                await self._answer(batch)
+            except Exception:  # noqa: BLE001 - one upload's error ends at that upload: each is looked up alone
+                for one in batch:
+                    try:
+                        await self._answer([one])
+                    except Exception as error:  # noqa: BLE001 - told to whoever waits
+                        if not one[1].done():
+                            one[1].set_exception(error)
+            except asyncio.CancelledError:
+                for _, answer in batch:
+                    answer.cancel()  # whoever waits must not wait for ever
+                raise
+
+    async def _answer(self, batch: Sequence[tuple[Scan, asyncio.Future[Answer]]]) -> None:
+        began = time.perf_counter()
+        view = await self._usable_view()
+        waited_s = time.perf_counter() - began
+        wanted = [one for one in batch if not one[1].done()]
+        found = await self._call(view, [scan for scan, _ in wanted])
+        for (_, answer), neighbours in zip(wanted, found, strict=True):
+            if not answer.done():
+                answer.set_result((view, neighbours, waited_s))
+
+    async def _call(self, view: View, scans: Sequence[Scan]) -> list[list[Neighbour]]:
+        count = sum(len(scan.fingerprints) for scan in scans)
+        if count * self._each_s <= ON_THE_LOOP_S:
+            found, took_s = _timed(view, scans)
+        else:
+            loop = asyncio.get_running_loop()
+            found, took_s = await loop.run_in_executor(self._threads, _timed, view, scans)
+        if count:
+            self._each_s = max(took_s / count, _FADE * self._each_s)
+        return found
+
+
+def _timed(view: View, scans: Sequence[Scan]) -> tuple[list[list[Neighbour]], float]:
+    """The neighbours, and the processor time that they took."""
+    began = time.thread_time()
+    found = lookup_many(view, [(scan.fingerprints, scan.notes) for scan in scans])
+    return found, time.thread_time() - began

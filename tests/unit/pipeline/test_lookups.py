@@ -1,0 +1,154 @@
+"""Laws of looking up together: the same answers as one by one, and one upload's error is nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashweir.hashing import HASHERS
+from hashweir.model import Fingerprint, Form, Kind, Scan
+from hashweir.pipeline.lookup import lookup, lookup_many
+from hashweir.pipeline.lookups import Lookups
+from hashweir.ports import Accept, Found, Query, View
+from tests.unit.pipeline.views import ListView, flip, make_entry, make_set
+
+BASE = "0f" * 32
+TLSH = "T1" + "0A" * 35
+
+entries = [
+    *(make_entry(flip(BASE, bits), number=number) for number, bits in enumerate((0, 6, 20, 31), 1)),
+    make_entry(flip(BASE, 4), set_name="other", number=9, item="00000000000000aa"),
+    make_entry(flip(BASE, 9), set_name="other", number=10, item="00000000000000aa"),
+    make_entry(TLSH, "tlsh", number=11, length=1_000),
+]
+SETS = {"own": make_set(), "other": make_set("other", min_quality=80), "off": make_set("off", state="off")}
+
+pdq = st.builds(
+    lambda bits, quality, form: Fingerprint(
+        kind="pdq", form=form, recipe="pdq/canonical/1", value=flip(BASE, bits), quality=quality
+    ),
+    st.integers(0, 60),
+    st.integers(40, 100),
+    st.sampled_from(["canonical", "te-cmyk"]),
+)
+texts = st.builds(
+    lambda digit, length: Fingerprint(
+        kind="tlsh", form="normal", recipe="tlsh/normal/1", value=TLSH[:-1] + digit, length=length
+    ),
+    st.sampled_from("0123456789ABCDEF"),
+    st.sampled_from([300, 1_000, 1_100, 30_000]),
+)
+frames = st.builds(
+    lambda bits, second: Fingerprint(
+        kind="pdq",
+        form="canonical",
+        recipe="pdq/canonical/1",
+        value=flip(BASE, bits),
+        quality=90,
+        time_s=float(second),
+        until_s=float(second),
+        frames=1,
+    ),
+    st.integers(0, 60),
+    st.integers(0, 5),
+)
+uploads = st.tuples(
+    st.lists(pdq | texts | frames, max_size=6), st.sampled_from([(), ("mostly_ascii",), ("type_mismatch",)])
+)
+
+
+@given(st.lists(uploads, max_size=6))
+def test_together_is_the_same_as_one_by_one(asked: list[tuple[list[Fingerprint], tuple[str, ...]]]) -> None:
+    """Neither who else is looked up nor in what order changes an upload's neighbours, or their order."""
+    view = ListView(entries, SETS)
+    assert lookup_many(view, asked) == [lookup(view, prints, notes) for prints, notes in asked]
+    assert lookup_many(view, asked[::-1]) == lookup_many(view, asked)[::-1]
+
+
+@dataclass
+class Watched(ListView):
+    """Counts its searches, fails for one value, and holds back searches made in threads."""
+
+    bad: str = ""
+    calls: list[tuple[Kind, int, bool]] = field(default_factory=list)
+    begun: threading.Event = field(default_factory=threading.Event)
+    hold: threading.Event = field(default_factory=threading.Event)
+
+    def search_many(self, kind: Kind, form: Form, queries: Sequence[Query], accept: Accept) -> list[Found]:
+        on_loop = threading.current_thread() is threading.main_thread()
+        self.calls.append((kind, len(queries), on_loop))
+        self.begun.set()
+        if not on_loop:
+            assert self.hold.wait(10)
+        if any(one.value == HASHERS[kind].parse(self.bad) for one in queries if self.bad):
+            raise KeyError("a fault of ours")
+        return super().search_many(kind, form, queries, accept)
+
+
+def scan_of(*bits: int) -> Scan:
+    prints = (
+        Fingerprint(kind="pdq", form="canonical", recipe="pdq/canonical/1", value=flip(BASE, one), quality=90)
+        for one in bits
+    )
+    return Scan(media_class="image", media_type="image/png", fingerprints=tuple(prints))
+
+
+async def test_what_waits_makes_one_call() -> None:
+    """While the threads are busy uploads gather; later, what is cheap needs no thread."""
+    view = Watched(entries, SETS)
+    with ThreadPoolExecutor(1) as threads:
+        lookups = Lookups(_always(view), threads, at_once=1)
+        first = asyncio.create_task(lookups.lookup(scan_of(0)))
+        await asyncio.to_thread(view.begun.wait, 10)
+        rest = [asyncio.create_task(lookups.lookup(scan_of(bits))) for bits in range(1, 8)]
+        await asyncio.sleep(0)
+        view.hold.set()
+        found = [await one for one in (first, *rest)]
+        assert [(count, on_loop) for _, count, on_loop in view.calls[:2]] == [(1, False), (7, False)]
+        assert [near for _, near, _ in found] == [lookup(view, scan_of(bits).fingerprints) for bits in range(8)]
+        lookups._each_s = 1e-6
+        await asyncio.gather(*(lookups.lookup(scan_of(bits)) for bits in range(5)))
+        assert view.calls[-1] == ("pdq", 5, True)
+
+
+async def test_an_error_is_that_of_one_upload() -> None:
+    """The others of its batch have their answers."""
+    view = Watched(entries, SETS, bad=flip(BASE, 3))
+    view.hold.set()
+    with ThreadPoolExecutor(1) as threads:
+        lookups = Lookups(_always(view), threads)
+        asked = [lookups.lookup(scan_of(bits)) for bits in (0, 3, 6)]
+        first, bad, last = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(bad, KeyError)
+    for one, bits in ((first, 0), (last, 6)):
+        assert not isinstance(one, BaseException)
+        assert one[1] == lookup(ListView(entries, SETS), scan_of(bits).fingerprints)
+
+
+async def test_who_gave_up_is_not_looked_up() -> None:
+    """A cancelled upload costs no search, and holds up nobody."""
+    view = Watched(entries, SETS)
+    view.hold.set()
+    with ThreadPoolExecutor(1) as threads:
+        lookups = Lookups(_always(view), threads)
+        gone, there = (asyncio.create_task(lookups.lookup(scan_of(bits))) for bits in (0, 6))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await there
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+    assert [count for _, count, _ in view.calls] == [1]
+
+
+def _always(view: View):  # type: ignore[no-untyped-def]
+    async def usable() -> View:
+        return view
+
+    return usable
