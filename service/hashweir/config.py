@@ -205,7 +205,7 @@ class LookBack(Section):
     """Uploads of late, held against what becomes known after them."""
 
     uploads: NonNegativeInt = Field(
-        default=1_000_000, description="uploads remembered, some 220 bytes each, 60 more a video frame; 0: none"
+        default=1_000_000, description="uploads remembered, some 230 bytes each, 75 more a video frame; 0: none"
     )
     most_bytes: PositiveInt = Field(default=512 * MIB, description="fewer uploads where they would need more memory")
     folder: str = Field(default="", description="folder of this worker alone to keep them in; empty: memory only")

@@ -55,7 +55,7 @@ FLIGHT_MIB: Final = 2 * 64
 """`worker.in_flight_bytes`, and as much again in the client's buffers."""
 SCAN_MIB: Final = 160
 """One scan process: the load tests' `scan MiB`, divided by their number."""
-LOOK_BACK_BYTES: Final = 220
+LOOK_BACK_BYTES: Final = 230
 """An upload that is remembered (`look_back.uploads`): decision 0014."""
 
 

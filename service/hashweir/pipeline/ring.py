@@ -183,7 +183,7 @@ def near_one(tables: Sequence[Tables], kind: Kind, value: bytes, radius: int) ->
             rows = np.nonzero(values.keys == np.frombuffer(value[:8], np.uint64)[0])[0]
             found.append(block.numbers(kind, rows))
         else:
-            found.append(block.numbers(kind, near(values.values, value, radius)))
+            found.append(block.numbers(kind, near(values.fronts, values.values, value, radius)))
     return np.unique(np.concatenate(found))
 
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from hashweir.errors import InputError
 from hashweir.hashing import HASHERS
 from hashweir.index import INDEXES
+from hashweir.index.scan import FRONT
 from hashweir.model import KINDS, Fingerprint, Footage, Kind, Scan, Upload
-from hashweir.pipeline.ring_rows import Rows, Values, is_exact, keys_of
+from hashweir.pipeline.ring_rows import Rows, Values, beside, is_code, is_exact, keys_of
 from hashweir.ports import Index
 
 _MAGIC: Final = b"hashweir ring 1\n"
@@ -85,8 +86,9 @@ class Block:
         self._late: dict[Kind, tuple[list[bytes], list[int]]] = {kind: ([], []) for kind in KINDS}
         """Values and their uploads that are not yet in the tables."""
         self._keys: dict[Kind, Rows] = {kind: Rows(np.uint64) for kind in KINDS}
+        self._fronts: dict[Kind, Rows] = {kind: Rows(np.uint8, FRONT) for kind in KINDS}
         self._index: dict[Kind, Index] = {
-            kind: INDEXES[kind]() for kind in KINDS if kind != "pdq" and not is_exact(kind)
+            kind: INDEXES[kind]() for kind in KINDS if not is_code(kind) and not is_exact(kind)
         }
         self._ends, self._at_ms = Rows(np.uint64), Rows(np.uint64)
         self._said, self._marks = Rows(np.uint64), Rows(np.uint8)
@@ -107,7 +109,7 @@ class Block:
             values, owners = self._late[one.kind]
             values.append(HASHERS[one.kind].parse(one.value))
             owners.append(place)
-            self.bytes += len(values[-1]) + (12 if is_exact(one.kind) else 4)
+            self.bytes += len(values[-1]) + beside(one.kind)
             if len(values) >= _LATE:
                 self._settle(one.kind)
             number = self._recipes.get((one.kind, one.form, one.recipe))
@@ -143,6 +145,8 @@ class Block:
         self._owner[kind].extend(owner)
         if is_exact(kind):
             self._keys[kind].extend(keys_of(rows))
+        if is_code(kind):
+            self._fronts[kind].extend(rows[:, :FRONT])
         if kind in self._index:
             self._index[kind].add(rows.tobytes())
 
@@ -168,8 +172,9 @@ class Block:
     def seal(self) -> None:
         """No more will come: give back the room for it."""
         self._settle(*KINDS)
-        for rows in (*self._values.values(), *self._owner.values(), *self._keys.values()):
-            rows.trim()
+        for table in (self._values, self._owner, self._keys, self._fronts):
+            for rows in table.values():
+                rows.trim()
         for rows in (self._ends, self._at_ms, self._said, self._marks):
             rows.trim()
         self._rest = bytes(self._rest)
@@ -239,7 +244,11 @@ class Block:
         self._settle(*KINDS)
         return {
             kind: Values(
-                self._values[kind].now(), self._owner[kind].now(), self._keys[kind].now(), self._index.get(kind)
+                self._values[kind].now(),
+                self._owner[kind].now(),
+                self._keys[kind].now(),
+                self._fronts[kind].now(),
+                self._index.get(kind),
             )
             for kind in KINDS
             if len(self._values[kind])
@@ -266,7 +275,7 @@ class Block:
             if len(owner) != len(some) or (np.diff(owner.astype(np.int64)) < 0).any() or int(owner[-1]) >= len(self):
                 raise ValueError(kind)
             self._extend(kind, some, owner)
-            self.bytes += some.size + len(some) * (12 if is_exact(kind) else 4)
+            self.bytes += some.size + len(some) * beside(kind)
         self._rest, self._shared = file.rest, file.shared
         self.bytes += len(file.rest) + 25 * len(self) + sum(map(len, file.shared))
         self.seal()

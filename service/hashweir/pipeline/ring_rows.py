@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hashweir.index.scan import FRONT
 from hashweir.model import Kind
 from hashweir.ports import Index
 
@@ -16,13 +17,15 @@ Keys = NDArray[np.uint64]
 class Values(NamedTuple):
     """Hash values of one kind: `values` (n, width) uint8, and `owner` (n,), the place of each one's upload.
 
-    `keys` (n,) are the first 8 bytes of each value, of kinds that are compared for equality only. `searched` has the
-    values, in this order and perhaps more of them, of kinds that are neither compared so nor scanned as plain codes.
+    `keys` (n,) are the first 8 bytes of each value, of kinds that are compared for equality only; `fronts` (n, 16) the
+    first 16, of kinds that are scanned as plain codes. `searched` has the values of kinds that are neither, in this
+    order and perhaps more of them.
     """
 
     values: NDArray[np.uint8]
     owner: NDArray[np.uint32]
     keys: Keys
+    fronts: NDArray[np.uint8]
     searched: Index | None
 
 
@@ -67,6 +70,16 @@ class Rows:
 def is_exact(kind: Kind) -> bool:
     """Whether a kind is only ever compared for equality."""
     return kind in ("sha256", "md5", "text")
+
+
+def is_code(kind: Kind) -> bool:
+    """Whether a kind is compared bit by bit and nothing else."""
+    return kind == "pdq"
+
+
+def beside(kind: Kind) -> int:
+    """Bytes that stand beside each value of a kind: its upload's place, its key or front."""
+    return 4 + (8 if is_exact(kind) else 0) + (FRONT if is_code(kind) else 0)
 
 
 def keys_of(values: NDArray[np.uint8]) -> Keys:

@@ -232,13 +232,20 @@ def test_a_search_is_not_disturbed_by_what_comes_meanwhile() -> None:
 
 @pytest.mark.parametrize("rows", [0, 1, 65_535, 65_536, 131_073])
 def test_a_scan_of_codes_equals_counting_bits(rows: int) -> None:
-    """At block borders too, and at the very radius."""
+    """At block borders too, at the very radius, and where many are near in their first half only."""
     rng = np.random.default_rng(rows)
     codes = rng.integers(0, 256, (rows, 32), np.uint8)
     query = rng.integers(0, 256, 32, np.uint8)
+    codes[::5, :16] = query[:16]
     for place, bits in ((0, 31), (rows - 1, 32), (rows // 2, 0)):
         if rows:
             codes[place] = query ^ np.packbits(np.arange(256) < bits)
     far = np.unpackbits(codes ^ query, axis=1).sum(axis=1)
     for level in range(LEVEL + 1):
-        assert near(codes, query.tobytes(), 31, level).tolist() == np.nonzero(far <= 31)[0].tolist()
+        fronts = np.ascontiguousarray(codes[:, :16])
+        assert near(fronts, codes, query.tobytes(), 31, level).tolist() == np.nonzero(far <= 31)[0].tolist()
+        for few in (codes[1:], codes[:, :31].copy()) if rows else ():
+            with pytest.raises(ValueError, match="as many of each"):
+                near(fronts, few, query.tobytes(), 31, level)
+    with pytest.raises(ValueError, match="as many of each"):
+        near(fronts, codes, b"short", 31)
