@@ -30,13 +30,14 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 COSTS: Final[Mapping[str, Cost]] = {
-    "photo": Cost(3.3, 8.4, 212),
-    "post": Cost(1.0, 0.6, 1.0),
-    "pdf": Cost(1.9, 7.7, 6),
-    "clip": Cost(4.1, 64.0, 54),
+    "photo": Cost(2.1, 6.5, 212),
+    "post": Cost(0.75, 0.45, 1.0),
+    "pdf": Cost(1.4, 8.6, 6),
+    "clip": Cost(3.4, 43.0, 54),
 }
-"""`python -m loadtests run steady`, `text`, `pdf`, `clip`: per upload while saturated, less WORKER_CORES. A photo is a
-JPEG of 0.5 to 2 megapixels, a post a text of 1 kB, a PDF one to five pages of text, a clip 5 s of 640 by 360."""
+"""Per upload, less WORKER_CORES: `python -m loadtests run steady` and `text` at 70 % of the sustained rate (while more
+wait, an upload costs less), `pdf` and `clip` while saturated. A photo is a JPEG of 0.5 to 2 megapixels, a post a text
+of 1 kB, a PDF one to five pages of text, a clip 5 s of 640 by 360."""
 WORKER_CORES: Final = 0.04
 """What a worker takes whatever comes: runs of `steady` at 24 and at 65 photos a second, on a line."""
 ENTRY_BYTES: Final = 152
