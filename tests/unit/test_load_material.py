@@ -49,6 +49,7 @@ def test_numbers_change_the_bytes_and_nothing_else(material: generate.Material) 
                     assert len(list(clip.decode(video=0))) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_planted_copies_can_be_promised(seed: int) -> None:
     """As they are sent, whatever their number, the brute-force matcher finds every one."""
