@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from hashweir.adapters.sandbox_process import Failed, ScanProcess, Why, Work
@@ -17,6 +17,7 @@ MOST: Final = 32
 
 Scanned = tuple[Scan, int]
 """A scan, and the id of the process that made it."""
+Waiting = tuple[Work, asyncio.Future[Scanned | None]]
 
 
 class Texts:
@@ -38,7 +39,7 @@ class Texts:
         """
         self._take, self._give_back, self._lost, self._alone = take, give_back, lost, alone
         self._at_once, self._deadline_s = at_once, deadline_s
-        self._waiting: deque[tuple[Work, asyncio.Future[Scanned | None]]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._runners: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -48,7 +49,7 @@ class Texts:
     async def scan(self, work: Work) -> Scanned | None:
         """Scan a text with others. None where their process failed, and nobody knows for which of them.
 
-        Cancelling gives up the answer; the process goes on. Raises what `take` raises.
+        Cancelling gives up the answer; the process goes on. Raises what `take` raises, and what no process foresaw.
         """
         scanned: asyncio.Future[Scanned | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, scanned))
@@ -64,53 +65,42 @@ class Texts:
         while self._waiting:
             try:
                 process = await self._take()
-            except BaseException as error:
-                while self._waiting:
-                    _, scanned = self._waiting.popleft()
-                    if isinstance(error, Exception) and not scanned.done():
-                        scanned.set_exception(error)
-                    scanned.cancel()
-                if isinstance(error, Exception):
-                    return
-                raise
+            except Exception as error:  # noqa: BLE001 - told to all who wait
+                _tell(self._waiting, error)
+                self._waiting.clear()
+                return
             share = math.ceil(len(self._waiting) / self._at_once)
             batch = [self._waiting.popleft() for _ in range(min(MOST, share))]
             batch = [one for one in batch if not one[1].done()]
-            if len(batch) == 1:
-                await self._scan_alone(process, *batch[0])
+            try:
+                if len(batch) == 1:
+                    scans: list[Scanned | None] = [await self._alone(process, batch[0][0])]
+                else:
+                    scans = await self._together(process, [work for work, _ in batch])
+            except Exception as error:  # noqa: BLE001 - told to those whose scan it was: each is judged again, or refused
+                _tell(batch, error)
             else:
-                await self._scan(process, batch)
+                for (_, scanned), scan in zip(batch, scans, strict=True):
+                    if not scanned.done():
+                        scanned.set_result(scan)
 
-    async def _scan_alone(self, process: ScanProcess, work: Work, scanned: asyncio.Future[Scanned | None]) -> None:
+    async def _together(self, process: ScanProcess, works: list[Work]) -> list[Scanned | None]:
         try:
-            answer = await self._alone(process, work)
-        except Exception as error:  # noqa: BLE001 - told to whoever waits
-            if not scanned.done():
-                scanned.set_exception(error)
-        except BaseException:
-            scanned.cancel()
-            raise
-        else:
-            if not scanned.done():
-                scanned.set_result(answer)
-
-    async def _scan(self, process: ScanProcess, batch: list[tuple[Work, asyncio.Future[Scanned | None]]]) -> None:
-        scans: list[Scan | None] = [None] * len(batch)
-        try:
-            if batch:
-                scans = await process.run([work for work, _ in batch], self._deadline_s)
+            scans = await process.run(works, self._deadline_s) if works else []
         except Failed as failed:
             self._lost(process, failed.why)
-        except BaseException:
+            return [None] * len(works)
+        except Exception:
             self._lost(process, None)
-            for _, scanned in batch:
-                scanned.cancel()
             raise
+        if None in scans:
+            self._lost(process, "memory")
         else:
-            if None in scans:
-                self._lost(process, "memory")
-            else:
-                self._give_back(process)
-        for (_, scanned), scan in zip(batch, scans, strict=True):
-            if not scanned.done():
-                scanned.set_result(None if scan is None else (scan, process.pid))
+            self._give_back(process)
+        return [None if scan is None else (scan, process.pid) for scan in scans]
+
+
+def _tell(waiting: Iterable[Waiting], error: Exception) -> None:
+    for _, scanned in waiting:
+        if not scanned.done():
+            scanned.set_exception(error)
