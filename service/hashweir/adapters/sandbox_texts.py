@@ -10,6 +10,7 @@ from typing import Final
 
 from hashweir.adapters.sandbox_process import Failed, ScanProcess, Why, Work
 from hashweir.model import Scan
+from hashweir.runners import Runners
 
 SHORT_BYTES: Final = 8 * 1024
 MOST: Final = 32
@@ -40,7 +41,7 @@ class Texts:
         self._take, self._give_back, self._lost, self._alone = take, give_back, lost, alone
         self._at_once, self._deadline_s = at_once, deadline_s
         self._waiting: deque[Waiting] = deque()
-        self._runners: set[asyncio.Task[None]] = set()
+        self._runners = Runners(self._run, at_once)
 
     def __len__(self) -> int:
         """Texts that wait."""
@@ -53,11 +54,7 @@ class Texts:
         """
         scanned: asyncio.Future[Scanned | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, scanned))
-        if len(self._runners) < self._at_once:
-            # It begins in the next turn of the loop, when all that came in this one are waiting.
-            runner = asyncio.create_task(self._run())
-            self._runners.add(runner)
-            runner.add_done_callback(self._runners.discard)
+        self._runners.wake()  # it begins in the next turn of the loop, when all that came in this one are waiting
         return await scanned
 
     async def _run(self) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 from hashweir.model import Neighbour, Scan
 from hashweir.pipeline.lookup import lookup_many
 from hashweir.ports import View
+from hashweir.runners import Runners
 
 MOST: Final = 64
 """Uploads per call: a bound of how long the first of them waits for the last."""
@@ -31,13 +32,17 @@ Answer = tuple[View, list[Neighbour], float]
 class Lookups:
     """Looks up scans by the usable view of the moment. For one loop."""
 
-    def __init__(self, usable_view: Callable[[], Awaitable[View]], threads: Executor, at_once: int = 2) -> None:
-        """At most `at_once` calls are made in `threads` at a time."""
+    def __init__(
+        self, usable_view: Callable[[], Awaitable[View]], threads: Executor, at_once: int = 2, pace_s: float = 0.0
+    ) -> None:
+        """At most `at_once` calls are made in `threads` at a time. A scan is looked up at once where no call began in
+        the last `pace_s` seconds, and otherwise with all others that come until those have passed."""
         self._usable_view = usable_view
         self._threads = threads
         self._waiting: deque[tuple[Scan, asyncio.Future[Answer]]] = deque()
-        self._runners: set[asyncio.Task[None]] = set()
-        self._at_once = at_once
+        self._runners = Runners(self._run, at_once)
+        self._pace_s = pace_s
+        self._next_at = 0.0
         self._each_s = 1.0
         """Processor time per fingerprint; it begins with a guess that sends the first call to a thread."""
 
@@ -45,16 +50,17 @@ class Lookups:
         """The neighbours of a scan by the view of this moment. Raises what the lookup raises."""
         found: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((scan, found))
-        if len(self._runners) < self._at_once:
-            # It begins in the next turn of the loop, when all that came in this one are waiting.
-            runner = asyncio.create_task(self._run())
-            self._runners.add(runner)
-            runner.add_done_callback(self._runners.discard)
+        self._runners.wake()  # it begins in the next turn of the loop, when all that came in this one are waiting
         return await found
 
     async def _run(self) -> None:
         """Look up until nobody waits."""
+        loop = asyncio.get_running_loop()
         while self._waiting:
+            if (early_s := self._next_at - loop.time()) > 0 and len(self._waiting) < MOST:
+                await asyncio.sleep(early_s)
+                continue  # another runner may have taken them
+            self._next_at = loop.time() + self._pace_s
             batch = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
             try:
                 await self._answer(batch)

@@ -100,3 +100,16 @@ async def test_where_there_is_no_process_all_are_told_and_the_next_are_scanned()
     world = World(Process(), refused=(error := RuntimeError("stopped")))
     assert await world.scan(5) == [error] * 5
     assert await world.scan(2) == [(FOUND, 7)] * 2
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_whoever_comes_when_the_last_scan_ends_is_scanned(turns: int) -> None:
+    """However many turns of the loop later that is."""
+    world = World(Process())
+
+    async def later() -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert await world.scan(1) == [(FOUND, 7)]
+
+    await asyncio.wait_for(asyncio.gather(world.scan(1), later()), 5.0)

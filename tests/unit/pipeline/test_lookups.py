@@ -118,6 +118,42 @@ async def test_what_waits_makes_one_call() -> None:
         assert view.calls[-1] == ("pdq", 5, True)
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_whoever_comes_when_the_last_call_ends_is_looked_up(turns: int) -> None:
+    """However many turns of the loop later that is."""
+    with ThreadPoolExecutor(1) as threads:
+        lookups = Lookups(_always(ListView(entries, SETS)), threads, at_once=1)
+        lookups._each_s = 1e-6
+
+        async def later() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await lookups.lookup(scan_of(1))
+
+        async with asyncio.timeout(10):
+            await asyncio.gather(lookups.lookup(scan_of(0)), later())
+
+
+async def test_those_that_follow_fast_are_looked_up_together() -> None:
+    """The first at once, the others when the pace allows; with none, each at once."""
+    view = Watched(entries, SETS)
+    view.hold.set()
+    with ThreadPoolExecutor(1) as threads:
+        for pace_s, calls in ((0.05, [1, 5]), (0.0, [1, 1, 1, 1, 1, 1])):
+            lookups = Lookups(_always(view), threads, pace_s=pace_s)
+            lookups._each_s = 1e-6
+            view.calls.clear()
+            began = asyncio.get_running_loop().time()
+            await lookups.lookup(scan_of(0))
+            if pace_s:
+                await asyncio.gather(*(lookups.lookup(scan_of(bits)) for bits in range(1, 6)))
+                assert asyncio.get_running_loop().time() - began >= pace_s
+            else:
+                for bits in range(1, 6):
+                    await lookups.lookup(scan_of(bits))
+            assert [count for _, count, _ in view.calls] == calls
+
+
 async def test_an_error_is_that_of_one_upload() -> None:
     """The others of its batch have their answers."""
     view = Watched(entries, SETS, bad=flip(BASE, 3))
