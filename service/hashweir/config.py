@@ -116,6 +116,10 @@ class Worker(Section):
 
     in_flight_items: PositiveInt = Field(default=256, description="uploads held at once")
     in_flight_bytes: PositiveInt = Field(default=64 * MIB, description="bytes of uploads held at once")
+    pace_seconds: NonNegativeFloat = Field(
+        default=0.02,
+        description="uploads that follow one another faster are looked up, and published, together; 0: each at once",
+    )
     allow_empty: bool = Field(default=False, description="judge even where no set is active")
     relay_long: bool = Field(
         default=False, description="videos by reference go to the topic uploads.long, for `hashweir work --long`"

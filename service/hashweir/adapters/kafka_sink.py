@@ -48,16 +48,19 @@ class KafkaSink:
         publish_s: float = 15.0,
         stop_s: float = 5.0,
         largest_bytes: int = 2 * 1024 * 1024,
+        pace_s: float = 0.0,
         log: Logger | None = None,
     ) -> None:
         """`topics` are all logical names that are ever published to; `publish_s` bounds one `publish`.
 
-        `largest_bytes` is what the topics take (`max.message.bytes`). Connects to nothing.
+        `largest_bytes` is what the topics take (`max.message.bytes`). Messages go at once where none went in the last
+        `pace_s` seconds, and otherwise together when those have passed. Connects to nothing.
         """
         self._access, self._prefix = access, prefix
         self._topics = [prefix + topic for topic in topics]
         self._publish_s, self._stop_s = publish_s, stop_s
         self._largest_bytes = largest_bytes
+        self._pace_s = pace_s
         self._log = log or quiet()
         self._producer: Any = None
         self._connecting: asyncio.Task[Any] | None = None
@@ -78,7 +81,8 @@ class KafkaSink:
     async def publish(self, messages: Sequence[Message]) -> None:
         """Return when the broker acked every message; those of one key and topic keep their order.
 
-        What is published in one turn of the loop, or while earlier messages wait for their acks, goes together.
+        What is published in one turn of the loop, or while earlier messages wait for their acks, or within `pace_s`
+        of them, goes together.
 
         Raises Unreachable(stream_unreachable) where an ack is missing after `publish_s`: some may be written, publish
         all again. Raises HashweirError(internal_error) for a message that no topic takes.
@@ -105,15 +109,19 @@ class KafkaSink:
             await asyncio.wait(self._retiring, timeout=self._stop_s)
 
     async def _send_waiting(self) -> None:
-        """Send what waits, until nothing does: the next when the last is acked, or slow."""
+        """Send what waits, until nothing does: the next when the last is acked, or slow, and not before its time."""
+        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 wave, self._waiting = self._waiting, []
+                next_at = loop.time() + self._pace_s
                 task = asyncio.create_task(self._wave([one for one in wave if not one[1].done()]))
                 self._waves.add(task)
                 task.add_done_callback(self._waves.discard)
                 # A broker that is slow must not hold up what is for the others.
                 await asyncio.wait([task], timeout=_PATIENCE_S)
+                if (early_s := next_at - loop.time()) > 0:
+                    await asyncio.sleep(early_s)
         finally:
             self._sending = None
 

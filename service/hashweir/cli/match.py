@@ -154,13 +154,13 @@ def _narrowed(judging: Judging, names: Sequence[str]) -> Matcher:
             listed = ", ".join(sorted(there)) or "there are none"
             raise Refused("set_not_found", f"there is no set {name!r} (sets: {listed})")
     if not names:
-        return judging.matcher
+        return judging.matcher()
     only = frozenset(names)
 
     async def usable_view() -> View:
         return _Narrowed(await judging.gate.usable_view(), only)
 
-    return judging.matcher_over(usable_view)
+    return judging.matcher_over(usable_view, 0.0)
 
 
 def explain(name: str, verdict: Verdict) -> list[str]:

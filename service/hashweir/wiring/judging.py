@@ -40,16 +40,15 @@ class Judging:
     sandbox: Sandbox
     follower: Follower
     gate: ViewGate
-    matcher_over: Callable[[Callable[[], Awaitable[View]]], Matcher]
-    """A matcher that judges by the views it is given."""
+    matcher_over: Callable[[Callable[[], Awaitable[View]], float], Matcher]
+    """A matcher that judges by the views it is given; lookups that come faster than so many seconds go together."""
     background: dict[str, Callable[[], Coroutine[Any, Any, None]]]
     on_change: list[Callable[[SlotChange], None]]
     """Who else is told of each change once it is visible."""
 
-    @property
-    def matcher(self) -> Matcher:
+    def matcher(self, pace_s: float = 0.0) -> Matcher:
         """A matcher that judges by all that is known."""
-        return self.matcher_over(self.gate.usable_view)
+        return self.matcher_over(self.gate.usable_view, pace_s)
 
 
 def judging(
@@ -117,6 +116,7 @@ def _matcher(
     threads: ThreadPoolExecutor,
     source: MediaSource | None,
     usable_view: Callable[[], Awaitable[View]],
+    pace_s: float,
 ) -> Matcher:
     return Matcher(
         sandbox=scan,
@@ -125,6 +125,7 @@ def _matcher(
         threads=threads,
         media=source,
         references_at_once=config.media.references_at_once,
+        pace_s=pace_s,
     )
 
 

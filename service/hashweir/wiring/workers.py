@@ -77,6 +77,7 @@ async def kafka_worker(config: Config, of: Store, log: Logger, *, long: bool = F
         prefix=part.topic_prefix,
         topics=(*OUTPUTS, LONG_TOPIC) if relay else OUTPUTS,
         largest_bytes=part.topic_max_message_bytes,
+        pace_s=config.worker.pace_seconds,
         log=log,
     )
     canaries = KafkaSink(access, prefix=part.topic_prefix, topics=(own,), log=log)
@@ -128,7 +129,7 @@ def _worker(
     files = RingFolder(Path(part.folder)) if part.folder else None
     look_back = LookBack(
         ring=ring,
-        judge=parts.matcher,
+        judge=parts.matcher(),
         emitter=Emitter(worker=name, versions=versions(), via="look-back", lane=lane),
         sink=sink,
         known=parts.follower.known,
@@ -141,7 +142,7 @@ def _worker(
     if part.uploads:
         parts.on_change.append(look_back.on_change)
     delivery = Delivery(
-        judge=parts.matcher,
+        judge=parts.matcher(config.worker.pace_seconds),
         emitter=Emitter(worker=name, versions=versions(), lane=lane),
         sink=sink,
         clock=clock,

@@ -73,6 +73,22 @@ async def test_what_is_published_meanwhile_goes_together() -> None:
     assert client.batches[2:] == [("verdicts", 1, 2)]
 
 
+async def test_what_follows_fast_goes_together() -> None:
+    """The first at once; what comes within the pace after it in one batch, when that has passed."""
+    client = Client()
+    sink = made(client, pace_s=0.05)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        began = loop.time()
+        await sink.publish([message()])
+        for _ in range(3):  # each in a turn of its own
+            await asyncio.sleep(0)
+        later = [asyncio.create_task(sink.publish([message()])) for _ in range(4)]
+        await asyncio.gather(*later)
+    assert [count for _, _, count in client.batches] == [1, 4]
+    assert loop.time() - began >= 0.05
+
+
 async def test_a_partition_that_is_stuck_fails_its_own() -> None:
     """Those of other partitions are acked, in the same wave and in later ones."""
     client = Client()
