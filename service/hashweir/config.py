@@ -144,6 +144,9 @@ class Scan(Section):
     )
     memory_bytes: PositiveInt = Field(default=2048 * MIB, description="address space of one scan process")
     recycle_jobs: PositiveInt = Field(default=5000, description="a process is replaced after so many uploads")
+    recycle_seconds: NonNegativeFloat = Field(
+        default=60.0, description="and not sooner than so long after its start, however short the uploads are"
+    )
     recycle_resident_bytes: PositiveInt = Field(
         default=512 * MIB, description="a process is replaced where so much memory stays with it"
     )

@@ -51,6 +51,7 @@ class ProcessSandbox:
         deadline_s: Mapping[MediaClass, float],
         memory_bytes: int,
         recycle_after: int = 500,
+        recycle_s: float = 0.0,
         recycle_bytes: int = 2**29,
         cache: ScanCache | None = None,
         require: Level = "none",
@@ -64,8 +65,9 @@ class ProcessSandbox:
         `deadline_s` holds seconds of wall time per media class, by magic bytes or else as declared; those that are
         missing get the image's. At most `count - 1` processes (and at least one) have a video at a time.
         `memory_bytes` is the address space of one process, libraries included. A process is replaced after
-        `recycle_after` jobs, or where more than `recycle_bytes` of memory stay with it. `cache` may be shared by
-        several; without one, every upload is scanned. No process serves that does not reach the level `require`.
+        `recycle_after` jobs and `recycle_s` seconds of service, whichever comes last, or where more than
+        `recycle_bytes` of memory stay with it. `cache` may be shared by several; without one, every upload is scanned.
+        No process serves that does not reach the level `require`.
         `path` holds directories in which the module is looked for before the installed packages.
 
         `when_ready` is told once, at the start, what fences stand and why others don't; `when_ended` of every
@@ -75,6 +77,7 @@ class ProcessSandbox:
         self._count = count
         self._deadline_s = deadline_s
         self._recycle_after = recycle_after
+        self._recycle_s = recycle_s
         self._recycle_bytes = recycle_bytes
         self._cache = cache if cache is not None else ScanCache(0)
         self._require = require
@@ -245,9 +248,8 @@ class ProcessSandbox:
         elif process in self._retired or len(self._all) - len(self._retired) > self._count:
             self._drop(process, "recycled")
         else:
-            if not process.outgoing and (
-                process.jobs >= self._recycle_after or process.resident_bytes() > self._recycle_bytes
-            ):
+            served = process.jobs >= self._recycle_after and process.age_s() >= self._recycle_s
+            if not process.outgoing and (served or process.resident_bytes() > self._recycle_bytes):
                 process.outgoing = True
                 self._grow(successor_of=process)
             self._idle.put_nowait(process)

@@ -71,6 +71,7 @@ class ScanProcess:
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._handle, self._reap)
+        self._began = self._loop.time()
         self.pid = popen.pid
         self.fences: tuple[Fence, ...] = ()
         self.lacking: dict[Fence, str] = {}
@@ -121,6 +122,10 @@ class ScanProcess:
         except (TimeoutError, OSError, EOFError, BadReply) as error:
             raise await self._failed(error) from error
         return scans
+
+    def age_s(self) -> float:
+        """Seconds since it was started."""
+        return self._loop.time() - self._began
 
     def resident_bytes(self) -> int:
         """Memory of the machine that it takes now, by its own page table; 0 where the machine does not tell."""

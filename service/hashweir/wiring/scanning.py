@@ -82,6 +82,7 @@ def _processes(
         },
         memory_bytes=scan.memory_bytes,
         recycle_after=scan.recycle_jobs,
+        recycle_s=scan.recycle_seconds,
         recycle_bytes=scan.recycle_resident_bytes,
         cache=cache,
         require=scan.require_fences,
