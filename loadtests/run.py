@@ -28,6 +28,18 @@ from tests.system.rig import HASHWEIR, Node, Rig
 
 BARE_SECONDS = 8.0
 BARE_FILES = 200
+BROKER = {
+    # The system's own, which grow: with Kafka's 100 KiB a photo passes a socket in several pieces, each with a wake-up.
+    "socket.receive.buffer.bytes": "-1",
+    "socket.send.buffer.bytes": "-1",
+    # No record every half second that says only that time has passed; heartbeats as seldom as by default.
+    "metadata.max.idle.interval.ms": "0",
+    "broker.heartbeat.interval.ms": "2000",
+    "broker.session.timeout.ms": "9000",
+}
+"""What differs from the tests' broker, which has to start and fail fast: what it does per upload counts here."""
+BROKER_JVM = ("-Xms128m", "-Xmn64m")
+"""Room for new objects, each photo is one: a third of the collections."""
 _SUFFIX = {b"image/jpeg": ".jpg", b"text/plain": ".txt", b"application/pdf": ".pdf", b"video/mp4": ".mp4"}
 
 
@@ -66,7 +78,7 @@ async def run(
     material = await asyncio.to_thread(generate.make, scenario)
     say("starting Kafka and Valkey")
     with (
-        KafkaBroker() as kafka,
+        KafkaBroker(properties=BROKER, jvm=BROKER_JVM) as kafka,
         ValkeyServer(append_only=True, settings=["--appendfsync", "everysec"]) as store,
         Rig(kafka.bootstrap, store.url, "load") as rig,
     ):

@@ -4,7 +4,7 @@ import base64
 import os
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +36,17 @@ class KafkaBroker(ServerProcess):
     stop_s = 20.0
 
     def __init__(
-        self, folder: Path | None = None, *, properties: Mapping[str, str] | None = None, secure: bool = False
+        self,
+        folder: Path | None = None,
+        *,
+        properties: Mapping[str, str] | None = None,
+        jvm: Sequence[str] = (),
+        secure: bool = False,
     ) -> None:
-        """`properties` are added to, or replace, server properties; `secure` adds a TLS + SCRAM listener."""
+        """`properties` are added to, or replace, server properties, and `jvm` options; `secure` adds a TLS + SCRAM
+        listener."""
         super().__init__(folder)
+        self._jvm = [*_JVM, *jvm]
         self._extra = dict(properties or {})
         self._ports = free_ports(3)
         self.version = kafka_version()
@@ -61,7 +68,7 @@ class KafkaBroker(ServerProcess):
         return self._java("kafka.Kafka", str(config))
 
     def _java(self, main: str, *arguments: str) -> list[str]:
-        return [find_java(), *_JVM, *_LOGGING, "-cp", f"{fetch_jars()}{os.sep}*", main, *arguments]
+        return [find_java(), *self._jvm, *_LOGGING, "-cp", f"{fetch_jars()}{os.sep}*", main, *arguments]
 
     def _prepare(self, config: Path) -> None:
         """Write the server properties and format the data folder; done once per folder."""
