@@ -99,6 +99,8 @@ class Driver:
                 "socket.nagle.disable": True,
             }
         )
+        # It would ask for the topic's leaders only when the first upload is due.
+        await asyncio.to_thread(self._producer.list_topics, self._topic, STILL_SECONDS)
         # When a verdict is read does not count, so many are read at once: one by one they cost broker and driver more
         # than the uploads do.
         self._consumer = Consumer(
