@@ -29,6 +29,7 @@ STILL_SECONDS = 30.0
 LINGER_MS = 10
 """So long the first record of a batch waits for more, and so long all records go to one partition."""
 READ_SECONDS = 0.1
+"""So often verdicts are looked for; the broker says when they came."""
 
 
 @dataclass(slots=True)
@@ -152,15 +153,22 @@ class Driver:
                 before, since = self.judged, time.monotonic()
             await asyncio.sleep(0.05)
 
+    def partition(self, due_ms: float) -> int:
+        """Where an upload goes: all that are due while a batch waits into one partition, the next batch into the next.
+
+        Kafka's own partitioner keeps to a partition as well, by bytes instead of time. Call it in the order of due times.
+        """
+        if due_ms >= self._batch_ends_ms:
+            self._partition, self._batch_ends_ms = (self._partition + 1) % PARTITIONS, due_ms + LINGER_MS
+        return self._partition
+
     async def _send(self, piece: Piece, phase: int, due_ms: float) -> None:
         number = len(self.sent)
         value = numbered(piece, number)
         one = Sent(due_ms, phase, piece, len(value))
         self.sent.append(one)
+        partition = self.partition(due_ms)
         headers: HeadersType = [("ce_id", b"%d" % number), ("ce_source", b"load"), ("content-type", piece.media_type)]
-        if due_ms >= self._batch_ends_ms:
-            # As Kafka's own partitioner does: what comes while a batch fills goes into it, and the next one elsewhere.
-            self._partition, self._batch_ends_ms = (self._partition + 1) % PARTITIONS, due_ms + LINGER_MS
 
         def delivered(error: KafkaError | None, _message: Message) -> None:
             one.refused = error is not None
@@ -172,7 +180,7 @@ class Driver:
                     self._topic,
                     value,
                     headers=headers,
-                    partition=self._partition,
+                    partition=partition,
                     timestamp=int(due_ms),
                     on_delivery=delivered,
                 )
@@ -188,7 +196,7 @@ class Driver:
         while True:
             await asyncio.sleep(READ_SECONDS)
             self._producer.poll(0)
-            for record in self._consumer.consume(1_000, timeout=0):
+            for record in self._consumer.consume(10_000, timeout=0):
                 if record.error() is None:
                     self._note(decoder.decode(record.value() or b""), record.timestamp()[1])
 

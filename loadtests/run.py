@@ -116,12 +116,13 @@ async def _phases(ran: Ran, driver: Driver, watch: Watch, rig: Rig, say: Callabl
             first, began = await watch.look(), time.time()
             async with _event(phase, ran, rig, watch.nodes):
                 await driver.phase(number, phase, per_second)
-            last = await watch.look()
-            if phase.saturates:
-                ran.sustained = ran.sustained_by_phase[number] = _per_second(driver, began, time.time())
+            last, ended = await watch.look(), time.time()
             drained = time.monotonic()
             if phase.drain or number == len(ran.scenario.phases) - 1:
                 await driver.drained()
+            if phase.saturates:
+                # Only now: the verdicts of the last 300 ms are read after the phase.
+                ran.sustained = ran.sustained_by_phase[number] = _per_second(driver, began, ended)
             ran.rates.append(per_second + phase.also_per_second)
             ran.spans.append((first, last))
             ran.drained_s.append(time.monotonic() - drained)

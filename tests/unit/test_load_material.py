@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import random
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import av
 import numpy as np
@@ -13,8 +16,9 @@ import pytest
 from PIL import Image
 
 from loadtests import generate, missed, scenario
-from loadtests.drive import Sent
+from loadtests.drive import LINGER_MS, Driver, Sent
 from tests.system import oracle
+from tests.system.rig import PARTITIONS, Rig
 
 SMALL = replace(scenario.load("smoke"), mix={"photo": 1, "post": 1, "pdf": 1}, also={}, pool=4)
 
@@ -47,6 +51,27 @@ def test_numbers_change_the_bytes_and_nothing_else(material: generate.Material) 
             case _:
                 with av.open(io.BytesIO(other), "r") as clip:
                     assert len(list(clip.decode(video=0))) == 20
+
+
+@pytest.mark.parametrize("per_second", [5, 100, 4_000])
+def test_batches_are_spread_evenly(per_second: int, tmp_path: Path) -> None:
+    """Uploads that are due within a linger share a partition, and no partition has more of them than the others."""
+    driver = Driver(Rig("", "", "load", tmp_path), SMALL, generate.Material())
+    chance, due_ms, batches, uploads = random.Random(1), 0.0, [(-1.0, -1)], Counter[int]()
+    for _ in range(20_000):
+        due_ms += chance.expovariate(per_second) * 1000
+        partition = driver.partition(due_ms)
+        uploads[partition] += 1
+        began, before = batches[-1]
+        if before == -1 or due_ms >= began + LINGER_MS:
+            assert partition != before
+            batches.append((due_ms, partition))
+        else:
+            assert partition == before
+    shared = Counter(partition for _, partition in batches[1:])
+    assert max(shared.values()) - min(shared.values()) <= 1
+    assert len(uploads) == PARTITIONS
+    assert max(uploads.values()) < 1.1 * min(uploads.values())
 
 
 @pytest.mark.slow
