@@ -131,7 +131,7 @@ class Driver:
         return len(self.sent) - self.judged
 
     async def phase(self, number: int, phase: Phase, per_second: float) -> None:
-        """Send one phase at this rate; arrivals are a Poisson process, and do not wait for anything."""
+        """Send one phase at this rate; arrivals are a Poisson process, and wait for nothing but `most_backlog`."""
         chance = random.Random(f"arrivals-{self.scenario.seed}-{number}")
         rate = per_second + phase.also_per_second
         extra = phase.also_per_second / rate
@@ -142,8 +142,16 @@ class Driver:
             ahead = began + at - time.perf_counter()
             if ahead > 0.0005 or len(self.sent) % 32 == 0:
                 await asyncio.sleep(max(0.0, ahead))
+            if phase.most_backlog and self.backlog >= phase.most_backlog:
+                await self._fewer_than(phase.most_backlog, began + phase.seconds)
+                at = time.perf_counter() - began
             piece = next(also if extra and chance.random() < extra else usual)
             await self._send(piece, number, began_ms + at * 1000)
+
+    async def _fewer_than(self, backlog: int, until: float) -> None:
+        """Wait for verdicts, until this time of the performance counter at most."""
+        while self.backlog >= backlog and time.perf_counter() < until:
+            await asyncio.sleep(0.005)
 
     async def drained(self) -> None:
         """Wait until every upload has its verdict, or nothing came for 30 s."""

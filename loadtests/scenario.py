@@ -27,6 +27,9 @@ class Phase:
     times_sustained: float = 0.0
     saturates: bool = False
     """Its verdicts per second are the sustained rate."""
+    most_backlog: int = 0
+    """Uploads without a verdict at which arrivals stand still until there are fewer; 0: they wait for nothing. What is
+    sent and not judged takes the machine's time from what is, so this finds the rate that can be kept up."""
     drain: bool = False
     """The next phase begins when nothing is left to judge."""
     also_per_second: float = 0.0
