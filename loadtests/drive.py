@@ -164,7 +164,7 @@ class Driver:
     def partition(self, due_ms: float) -> int:
         """Where an upload goes: all that are due while a batch waits into one partition, the next batch into the next.
 
-        Kafka's own partitioner keeps to a partition as well, by bytes instead of time. Call it in the order of due times.
+        Kafka's own partitioner keeps to one as well, by bytes instead of time. Call it in the order of due times.
         """
         if due_ms >= self._batch_ends_ms:
             self._partition, self._batch_ends_ms = (self._partition + 1) % PARTITIONS, due_ms + LINGER_MS
