@@ -1,4 +1,7 @@
-"""The command line as a process: files, a real store, addresses where nobody answers, a whole small demo."""
+"""The command line as a process: files, a real store, addresses where nobody answers, a whole small demo.
+
+Long because every command has its turn in the same folder of media.
+"""
 
 from __future__ import annotations
 

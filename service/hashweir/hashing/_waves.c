@@ -4,6 +4,7 @@
  * own or, as the reference turns them, by the coefficients of the picture as it is.
  *
  * Single precision, in any order: what hangs on the last digits is decided elsewhere (_reference.c).
+ * Long because everything here is read off the same coefficients, by portable and by faster instructions.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
