@@ -94,7 +94,7 @@ $(HERE):
 	@touch $@ .venv/.demo-pins
 
 # Editable, so Python files need no new install; the package's metadata and its C code do.
-.venv/.project: pyproject.toml $(wildcard setup.py service/hashweir/*/*.c) .venv/.build
+.venv/.project: pyproject.toml $(wildcard setup.py service/hashweir/*/*.[ch]) .venv/.build
 	@$(PIP) install --no-deps --no-build-isolation --editable . >&2
 	@touch $@
 

@@ -13,7 +13,12 @@ SERVICE = Path("service")
 
 setup(
     ext_modules=[
-        Extension(".".join(source.relative_to(SERVICE).with_suffix("").parts), [str(source)], extra_compile_args=FLAGS)
+        Extension(
+            ".".join(source.relative_to(SERVICE).with_suffix("").parts),
+            [str(source)],
+            depends=[str(header) for header in sorted(source.parent.glob("_*.h"))],
+            extra_compile_args=FLAGS,
+        )
         for source in sorted(SERVICE.glob("hashweir/*/_*.c"))
     ]
 )

@@ -16,11 +16,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFile
 
+from hashweir.model import Turn
 from tests.pictures import photo, photos
 
 GRAPHICS: Final = ("flat", "halves", "gradient", "stripes", "checkerboard", "disc", "frame", "mirrored")
 _TOO_SMALL: Final = 64
 """Bundled pictures with a side under this are test patterns rather than photos."""
+
+DIHEDRAL: Final[tuple[Turn, ...]] = (
+    "rotate-90",
+    "rotate-180",
+    "rotate-270",
+    "flip-top-bottom",
+    "flip-left-right",
+    "transpose",
+    "transverse",
+)
+"""Turns in the order of `pdqhash.compute_dihedral`, after the picture as it is: its flip X is upside down, its
+flips +1 and -1 are along the two diagonals."""
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -32,7 +32,7 @@ from hashweir.hashing import pdq
 from hashweir.model import FormGroup, Limits, Turn
 from hashweir.pipeline.decode import Picture, decode
 from hashweir.pipeline.decode_views import Luma
-from tests.varied import Pixels, jpeg, picture, pixels, sizes
+from tests.varied import DIHEDRAL, Pixels, jpeg, picture, pixels, sizes
 
 TURNS: tuple[Turn, ...] = get_args(Turn)
 LIMITS = Limits()
@@ -67,6 +67,8 @@ class Tally:
     """Distances of the seven turned hashes to the hashes of the turned pixels."""
     flips: list[int] = field(default_factory=list)
     """The same of `pdqhash.compute_dihedral`, which turns the coefficients."""
+    signed: list[int] = field(default_factory=list)
+    """Of our own turned coefficients and `pdqhash.compute_dihedral`."""
     fast: list[int] = field(default_factory=list)
     given_up: int = 0
 
@@ -108,6 +110,7 @@ def examine(tally: Tally, seed: int, width: int, height: int, *, graphic: bool) 
     tally.differ += tally.time("ours", lambda: pdq.fingerprint(rgb)) != expected
     sampled = tally.time("one", lambda: pdq.sample(rgb))
     turned = tally.time("eight", lambda: pdq.sample(rgb).turned(TURNS))
+    signed = tally.time("dihedral", lambda: pdq.dihedral(rgb, pdq.sample(rgb), DIHEDRAL))
     tally.differ += (sampled.value, sampled.quality) != expected
     tally.by_reference += sampled.by_reference
     tally.worst_ratio = min(tally.worst_ratio, tally.times["reference"][-1] / tally.times["ours"][-1])
@@ -126,6 +129,7 @@ def examine(tally: Tally, seed: int, width: int, height: int, *, graphic: bool) 
         tally.turned += [distance(a, real(rgb, turn)) for a, turn in zip(turned, TURNS, strict=True)]
         dihedral, _ = pdqhash.compute_dihedral(rgb)
         reference = {np.packbits(one).tobytes() for one in dihedral}
+        tally.signed += [distance(np.packbits(a).tobytes(), b) for a, b in zip(dihedral[1:], signed, strict=True)]
         tally.flips += [min(distance(real(rgb, turn), one) for one in reference) for turn in TURNS]
 
 
@@ -197,10 +201,11 @@ def report(tallies: dict[str, Tally]) -> None:
     print(
         "hash: pdqhash / ours; jpeg, fast: Pillow and pdqhash / ours from bytes; bound: the same / our decoding alone"
     )
-    print("eight: all turns / one hash, of pixels, and from bytes; worst: least pdqhash / ours of any picture\n")
-    widths = (20, 8, 6, 6, 8, 8, 14, 6, 8, 8, 14, 14, 14, 12, 12)
+    print("eight: all turns / one hash, of pixels, and from bytes; signs: the same of turns by coefficients, of pixels")
+    print("worst: least pdqhash / ours of any picture\n")
+    widths = (20, 8, 6, 6, 8, 8, 14, 6, 8, 8, 14, 14, 14, 12, 12, 12)
     head: tuple[str, ...] = ("", "pictures", "ties", "differ", "pdqhash", "ours ms", "hash", "worst")
-    head += ("jpeg ms", "decode", "jpeg", "bound", "fast", "eight", "of a jpeg")
+    head += ("jpeg ms", "decode", "jpeg", "bound", "fast", "eight", "of a jpeg", "signs")
     print(" ".join(f"{word:>{width}}" for word, width in zip(head, widths, strict=True)))
     for name, tally in tallies.items():
         row = (
@@ -219,6 +224,7 @@ def report(tallies: dict[str, Tally]) -> None:
             tally.ratio("threatexchange", "fast"),
             tally.ratio("eight", "one", 2),
             tally.ratio("eight of a jpeg", "jpeg", 2),
+            tally.ratio("dihedral", "one", 2),
         )
         print(" ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
     every = list(tallies.values())
@@ -229,6 +235,10 @@ def report(tallies: dict[str, Tally]) -> None:
     )
     print(f"turned, against the turned pixels: {share([d for one in every for d in one.turned], 8)}")
     print(f"the same by turned coefficients (compute_dihedral): {share([d for one in every for d in one.flips], 8)}")
+    totals = {what: sum(sum(one.times[what]) for one in every) for what in ("one", "eight", "dihedral")}
+    eight, signs = totals["eight"] / totals["one"], totals["dihedral"] / totals["one"]
+    print(f"over all pictures: eight {eight:.2f}, signs {signs:.2f}")
+    print(f"our turned coefficients, against compute_dihedral: {share([d for one in every for d in one.signed], 2)}")
     for name, tally in tallies.items():
         print(f"fast, quality >= 50, {name}: {share(tally.fast, 2)}; given up {tally.given_up}")
 

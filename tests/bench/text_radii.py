@@ -5,6 +5,7 @@
 FOLDER holds a folder of UTF-8 text files per language, named as the language (`en`, `fa`), paragraphs apart by blank
 lines. Unrelated are windows of one language that do not overlap and have next to no phrases in common; a paragraph
 that comes again is left out. `--write` puts the table into service/hashweir/hashing/text_radii.json.
+Long because sampling, editing and judging are one experiment.
 """
 
 from __future__ import annotations

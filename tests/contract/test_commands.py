@@ -1,4 +1,7 @@
-"""The commands on sets, on every store: what they answer, what they leave, and that repeating them is safe."""
+"""The commands on sets, on every store: what they answer, what they leave, and that repeating them is safe.
+
+Long because every command is held to the same laws on the same stores.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is known equals a dictionary of what was written, on every store, whatever goes wrong in between."""
+"""What is known equals a dictionary of what was written, on every store, whatever goes wrong in between.
+
+Long because each way in which a store can be wrong is a test of its own against the same dictionary.
+"""
 
 from __future__ import annotations
 

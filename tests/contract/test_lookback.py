@@ -1,4 +1,7 @@
-"""What becomes known after an upload is said of it all the same, once, in the words of a fresh judgement."""
+"""What becomes known after an upload is said of it all the same, once, in the words of a fresh judgement.
+
+Long because all laws need one world, made here: a stream, a store, and workers with folders.
+"""
 
 from __future__ import annotations
 

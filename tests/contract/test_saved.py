@@ -1,4 +1,7 @@
-"""A restart with the file of the last state: nothing is read that did not change, nothing withdrawn comes back."""
+"""A restart with the file of the last state: nothing is read that did not change, nothing withdrawn comes back.
+
+Long because each way in which a file or a store can have changed meanwhile is a test of its own.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 A bench makes sources and sinks of one broker with a fresh topic of three partitions. Another implementation joins by
 one more entry in `BENCHES` and keeps the same promises.
+Long because both benches stand beside the laws that they are held to.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The command line as a process: files, a real store, addresses where nobody answers, a whole small demo."""
+"""The command line as a process: files, a real store, addresses where nobody answers, a whole small demo.
+
+Long because every command has its turn in the same folder of media.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +77,16 @@ def test_hash_prints_every_fingerprint(media: Path) -> None:
     assert set(image["timings"]) == {"decode", "hash"}  # type: ignore[call-overload]
     kinds = {one["kind"] for one in document["fingerprints"]}  # type: ignore[attr-defined]
     assert kinds == {"tlsh", "text", "sha256", "md5"}
+
+
+def test_other_forms_are_printed_where_they_are_asked_for(media: Path) -> None:
+    ran = hashweir("hash", "known.jpeg", "--forms", "dihedral", "--json", cwd=media)
+    (image,) = lines(ran)
+    recipes = [one["recipe"] for one in image["fingerprints"]]  # type: ignore[attr-defined]
+    assert sum(recipe.startswith("pdq/dihedral-") for recipe in recipes) == 7
+    wrong = hashweir("hash", "known.jpeg", "--forms", "sideways", cwd=media)
+    assert wrong.returncode == 2
+    assert "no form 'sideways'" in wrong.stderr
 
 
 def test_a_bad_file_never_stops_the_others(media: Path) -> None:

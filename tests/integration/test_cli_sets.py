@@ -1,4 +1,7 @@
-"""`hashweir sets` as a process against a real Valkey: words, exit codes, files, and what is left in the store."""
+"""`hashweir sets` as a process against a real Valkey: words, exit codes, files, and what is left in the store.
+
+Long because every subcommand has its turn on the same store.
+"""
 
 from __future__ import annotations
 

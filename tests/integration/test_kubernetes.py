@@ -1,5 +1,6 @@
 """The manifests as Kustomize builds them: valid by the schemas of a named Kubernetes, restricted, and consistent with
 what hashweir reads, asks for and promises.
+Long because each promise of the manifests is read off the same built objects.
 """
 
 from __future__ import annotations

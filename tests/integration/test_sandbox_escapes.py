@@ -103,7 +103,7 @@ def test_landlock_alone_keeps_files_away() -> None:
     """The second fence, tried without the first."""
     done = subprocess.run([sys.executable, "-c", LANDLOCK], capture_output=True, text=True, check=False)
     if "lacking" in done.stderr:
-        pytest.skip(done.stderr.strip())
+        pytest.skip(f"needs Landlock (Linux 5.13, and not switched off at boot); {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
 
 

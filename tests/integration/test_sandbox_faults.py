@@ -1,4 +1,7 @@
-"""Scan processes that crash, hang, eat memory, lie or vanish. The parent and the neighbours go on."""
+"""Scan processes that crash, hang, eat memory, lie or vanish. The parent and the neighbours go on.
+
+Long because each way to go wrong is a story of its own, told on the same pool.
+"""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@
 --
 -- Chunks, sums, buckets and names are not declared but computed from the head's key, because which ones a part
 -- touches is known only here. Nothing is written before all of a part was checked.
+-- Long because a server loads a library as one text.
 
 local call, sub, byte, char, floor, pack, take
 

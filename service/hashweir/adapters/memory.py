@@ -1,4 +1,4 @@
-"""Shards and sets in this process: the twin of `adapters/redis.py`, with the same answers. Tests and demos use it.
+"""Shards and sets in this process: the twin of `adapters/redis.py`, with the same answers. Tests use it.
 
 Long because it is the whole seam, once more.
 """

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from hashweir.adapters.sandbox_fences import Fence
 from hashweir.errors import REASONS, InputError
-from hashweir.hashing import HASHERS, RECIPES
+from hashweir.hashing import DIHEDRAL_RECIPES, HASHERS, RECIPES
 from hashweir.model import KINDS_OF, Fingerprint, FormGroup, Limits, Note, Scan
 
 LENGTH_BYTES: Final = 4
@@ -125,7 +125,7 @@ def _require_honest(scan: Scan) -> None:
     if len(scan.fingerprints) > MOST_FINGERPRINTS:
         raise BadReply(f"{len(scan.fingerprints)} fingerprints")
     for one in scan.fingerprints:
-        if RECIPES.get((one.kind, one.form)) != one.recipe:
+        if one.recipe not in (RECIPES.get((one.kind, one.form)), DIHEDRAL_RECIPES.get((one.kind, one.form))):
             raise BadReply(f"no recipe {one.recipe!a} of {one.kind}, {one.form}")
         hasher = HASHERS[one.kind]
         try:

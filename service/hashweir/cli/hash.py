@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 from cyclopts import Parameter
 from msgspec import Struct
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 FORMS_HELP = "other views of pictures: turns, threatexchange, nearest-512, fast; with commas between them"
+ALL_FORMS_HELP = f"{FORMS_HELP}; or dihedral: turns as pdqhash.compute_dihedral gives them, never looked up"
+_Group = TypeVar("_Group", bound=str)
 Files = Annotated[list[str], Parameter(allow_leading_hyphen=True, help="files, or - for standard input")]
 
 
@@ -41,9 +43,8 @@ class FileScan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     timings: dict[str, float] = {}
 
 
-def read_forms(text: str) -> tuple[FormGroup, ...]:
-    """Forms of pictures from their names with commas between them. Raises Usage."""
-    groups: tuple[FormGroup, ...] = get_args(FormGroup)
+def read_forms(text: str, groups: tuple[_Group, ...]) -> tuple[_Group, ...]:
+    """Those of `groups` whose names are in the text, with commas between them. Raises Usage."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in groups:
@@ -51,13 +52,15 @@ def read_forms(text: str) -> tuple[FormGroup, ...]:
     return tuple(group for group in groups if group in names)
 
 
-def hash_files(files: Files, /, *, forms: Annotated[str, Parameter(help=FORMS_HELP)] = "", json: Json = False) -> int:
+def hash_files(
+    files: Files, /, *, forms: Annotated[str, Parameter(help=ALL_FORMS_HELP)] = "", json: Json = False
+) -> int:
     """Print every fingerprint of each file: kind, form, recipe, value, quality, length and time.
 
     A file that can't be hashed is reported with its reason and never stops the others; then the exit code is 3.
     """
     require_files(files)
-    return run(_hash(files, read_forms(forms), as_json=json))
+    return run(_hash(files, read_forms(forms, get_args(FormGroup)), as_json=json))
 
 
 async def _hash(files: Sequence[str], forms: tuple[FormGroup, ...], *, as_json: bool) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 from cyclopts import App, Parameter
 
@@ -12,7 +12,7 @@ from hashweir import logs
 from hashweir.cli import FAILED, FINDINGS, OK, Json, Usage, run, settings
 from hashweir.cli.hash import FORMS_HELP, read_forms
 from hashweir.cli.output import emit, say, table
-from hashweir.model import Action, Kind, Origin, Surface
+from hashweir.model import Action, Kind, Origin, SetForm, Surface
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,7 +119,7 @@ def create(
     """Create a set. It starts in shadow: hits are counted and change no action."""
     from hashweir.sets import commands
 
-    groups = read_forms(forms)
+    groups = read_forms(forms, get_args(SetForm))
     radii: tuple[tuple[Kind, int | None], ...] = (("pdq", pdq_radius), ("tlsh", tlsh_radius))
     return _set_changed(
         lambda store: commands.create(

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, get_args
 
 from hashweir.hashing import exact, pdq, tlsh
-from hashweir.model import AnyForm, Kind, QueryForm
+from hashweir.model import TURNS, AnyForm, Kind, QueryForm
 from hashweir.ports import Hasher
 
 HASHERS: Final[Mapping[Kind, Hasher]] = MappingProxyType(
@@ -35,6 +35,10 @@ RECIPES: Final[Mapping[tuple[Kind, AnyForm], str]] = MappingProxyType(
     }
 )
 """The current recipe of each form of a kind; it travels with every fingerprint and entry."""
+DIHEDRAL_RECIPES: Final[Mapping[tuple[Kind, AnyForm], str]] = MappingProxyType(
+    {("pdq", turn): f"pdq/dihedral-{turn}/1" for turn in TURNS}
+)
+"""Of turns as other tools make them (`pdq.dihedral`). They are shown, and never looked up."""
 
 
 def parse(kind: Kind, text: str) -> bytes:

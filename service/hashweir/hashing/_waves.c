@@ -1,8 +1,10 @@
 /*
  * What PDQ reads off 64 x 64 samples: the signs of 16 x 16 coefficients of their cosine transform against their median,
- * and quality. Of the picture as it is, with how sure each is; or the signs of all eight turns.
+ * and quality. Of the picture as it is, with how sure each is; or the signs of all eight turns, each by samples of its
+ * own or, as the reference turns them, by the coefficients of the picture as it is.
  *
  * Single precision, in any order: what hangs on the last digits is decided elsewhere (_reference.c).
+ * Long because everything here is read off the same coefficients, by portable and by faster instructions.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -30,6 +32,7 @@ typedef struct {
     float gap;           /* of the 128th and the 129th coefficient */
     int close;           /* coefficients near the former */
     int32_t least, most; /* quality */
+    Coefficients coefficients;
 } Found;
 
 typedef uint8_t Turned[2][2][2][VALUE]; /* upside down x mirrored x then transposed */
@@ -109,10 +112,8 @@ INLINE float median_of(const Coefficients found)
 typedef float Transform(const View view, const float *waves, int upside_down, int mirrored, Coefficients coefficients,
                         uint16_t signs[WAVES]);
 
-INLINE float transform_by(const View view, const float *waves, int upside_down, int mirrored, Product *product,
-                          Coefficients coefficients, uint16_t signs[WAVES])
+INLINE float signs_of(const Coefficients coefficients, uint16_t signs[WAVES])
 {
-    coefficients_of(view, waves, upside_down, mirrored, product, coefficients);
     const float median = median_of(coefficients);
     for (int i = 0; i < WAVES; i++) {
         int32_t row = 0;
@@ -120,6 +121,13 @@ INLINE float transform_by(const View view, const float *waves, int upside_down, 
         signs[i] = (uint16_t)row;
     }
     return median;
+}
+
+INLINE float transform_by(const View view, const float *waves, int upside_down, int mirrored, Product *product,
+                          Coefficients coefficients, uint16_t signs[WAVES])
+{
+    coefficients_of(view, waves, upside_down, mirrored, product, coefficients);
+    return signs_of(coefficients, signs);
 }
 
 /* Rows become columns: blocks of 8 x 8 bits change places, in each of them those of 4 x 4, and so on. */
@@ -152,22 +160,29 @@ INLINE void add_steps(const float *one, const float *other, int n, float tie, in
     *least += low, *most += high;
 }
 
-INLINE void read_by(const View view, const float *waves, float tie, float near, Transform *transform, Found *found)
+/* The gap of the 128th, which is the median, and the 129th; and how many lie near the former. */
+INLINE void look_beside(const Coefficients coefficients, float median, float near, float *gap, int *close)
 {
-    Coefficients coefficients;
-    uint16_t signs[WAVES];
-    const float median = transform(view, waves, 0, 0, coefficients, signs), *all = coefficients[0];
+    const float *all = coefficients[0];
     float above = INFINITY;
-    int greater = 0;
-    found->close = found->least = found->most = 0;
+    int greater = 0, count = 0;
     for (int i = 0; i < BITS; i++) {
-        found->close += fabsf(all[i] - median) < near;
+        count += fabsf(all[i] - median) < near;
         greater += all[i] > median;
         float one = all[i] > median ? all[i] : INFINITY;
         above = one < above ? one : above;
     }
-    found->gap = greater < BITS / 2 ? 0 : above - median; /* fewer: the 129th is the same as the 128th */
+    *gap = greater < BITS / 2 ? 0 : above - median; /* fewer: the 129th is the same as the 128th */
+    *close = count;
+}
+
+INLINE void read_by(const View view, const float *waves, float tie, float near, Transform *transform, Found *found)
+{
+    uint16_t signs[WAVES];
+    const float median = transform(view, waves, 0, 0, found->coefficients, signs);
+    look_beside(found->coefficients, median, near, &found->gap, &found->close);
     spell(signs, found->value);
+    found->least = found->most = 0;
     for (int k = 0; k < SIDE; k++) {
         add_steps(view[k], view[k] + 1, SIDE - 1, tie, &found->least, &found->most);
         if (k + 1 < SIDE) add_steps(view[k], view[k + 1], SIDE, tie, &found->least, &found->most);
@@ -186,6 +201,26 @@ static void turn(const View views[4], const float *waves, const uint8_t *value, 
             for (int i = 0; i < WAVES; i++)
                 signs[i] = (uint16_t)(value[VALUE - 2 - 2 * i] << 8 | value[VALUE - 1 - 2 * i]);
         else transform(views[view], waves, view / 2, view % 2, coefficients, signs);
+        spell(signs, out[view / 2][view % 2][0]);
+        transpose(signs);
+        spell(signs, out[view / 2][view % 2][1]);
+    }
+}
+
+/* Waves of odd number, of which the first is one, change signs in a picture that is turned over. */
+static void change_signs(const Coefficients given, float near, Turned out, float *gap, int *close)
+{
+    *gap = INFINITY, *close = 0;
+    for (int view = 0; view < 4; view++) {
+        Coefficients turned;
+        uint16_t signs[WAVES];
+        float beside;
+        int count;
+        for (int i = 0; i < WAVES; i++)
+            for (int j = 0; j < WAVES; j++)
+                turned[i][j] = (view / 2 & ~i) ^ (view % 2 & ~j) ? -given[i][j] : given[i][j];
+        look_beside(turned, signs_of(turned, signs), near, &beside, &count);
+        *gap = beside < *gap ? beside : *gap, *close = count > *close ? count : *close;
         spell(signs, out[view / 2][view % 2][0]);
         transpose(signs);
         spell(signs, out[view / 2][view % 2][1]);
@@ -265,8 +300,8 @@ static PyObject *read_view(PyObject *module, PyObject *args)
     PyBuffer_Release(&views);
     PyBuffer_Release(&waves);
     if (!fits) return PyErr_Format(PyExc_ValueError, "the sizes of samples and waves do not fit");
-    return Py_BuildValue("(y#fiii)", (const char *)found.value, (Py_ssize_t)VALUE, found.gap, found.close, found.least,
-                         found.most);
+    return Py_BuildValue("(y#fiiiy#)", (const char *)found.value, (Py_ssize_t)VALUE, found.gap, found.close, found.least,
+                         found.most, (const char *)found.coefficients, (Py_ssize_t)sizeof(found.coefficients));
 }
 
 static PyObject *turned(PyObject *module, PyObject *args)
@@ -288,8 +323,28 @@ static PyObject *turned(PyObject *module, PyObject *args)
     return PyBytes_FromStringAndSize((const char *)out, sizeof(out));
 }
 
-static PyMethodDef methods[] = {
-    {"read", read_view, METH_VARARGS, NULL}, {"turned", turned, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+static PyObject *dihedral(PyObject *module, PyObject *args)
+{
+    Py_buffer given;
+    Turned out;
+    float near, gap;
+    int close;
+    if (!PyArg_ParseTuple(args, "y*f:dihedral", &given, &near)) return NULL;
+    const int fits = given.len == (Py_ssize_t)sizeof(Coefficients);
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        change_signs(given.buf, near, out, &gap, &close);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&given);
+    if (!fits) return PyErr_Format(PyExc_ValueError, "the size of coefficients does not fit");
+    return Py_BuildValue("(y#fi)", (const char *)out, (Py_ssize_t)sizeof(out), gap, close);
+}
+
+static PyMethodDef methods[] = {{"read", read_view, METH_VARARGS, NULL},
+                                {"turned", turned, METH_VARARGS, NULL},
+                                {"dihedral", dihedral, METH_VARARGS, NULL},
+                                {NULL, NULL, 0, NULL}};
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_waves", NULL, 0, methods, slots, NULL, NULL, NULL};
 

@@ -113,6 +113,8 @@ class Sampled:
     views: Floats | None = None
     """2 (upside down) x 2 (mirrored) x 64 x 64: samples of the picture as it is and turned, those last first. None: a
     side under 5."""
+    coefficients: bytes | None = None
+    """16 x 16 of float32, waves 1 to 16. None: a side under 5."""
 
     def turned(self, turns: Sequence[Turn]) -> list[bytes]:
         """The hash of the picture turned (counter-clockwise) or mirrored, as of the turned pixels, in this order.
@@ -121,8 +123,7 @@ class Sampled:
         """
         if self.views is None:
             return [self.value for _ in turns]
-        values = _waves.turned(self.views, DCT, self.value)
-        return [values[32 * place : 32 * place + 32] for place in map(_TURNED.__getitem__, turns)]
+        return _of_turns(_waves.turned(self.views, DCT, self.value), turns)
 
 
 def fingerprint(rgb: Pixels) -> tuple[bytes, int]:
@@ -133,7 +134,7 @@ def fingerprint(rgb: Pixels) -> tuple[bytes, int]:
     """
     rgb = _checked(rgb)
     if rgb.shape[0] * rgb.shape[1] <= SMALL and min(rgb.shape[:2]) >= LEAST_SIDE:
-        return _by_reference(rgb)
+        return _by_reference(rgb)[:2]
     found = sample(rgb)
     return found.value, found.quality
 
@@ -154,6 +155,20 @@ def sample(rgb: Pixels) -> Sampled:
     return _decide(rgb, _sample(rgb, _bands(height), _bands(width)))
 
 
+def dihedral(rgb: Pixels, sampled: Sampled, turns: Sequence[Turn]) -> list[bytes]:
+    """The hashes of turns as `pdqhash.compute_dihedral` makes them, bit for bit.
+
+    It changes signs of the one picture's coefficients, and that can lie far from the turned picture's hash (decision
+    0005): not for looking anything up, but for those who exchange hashes with such tools. `sampled` is of `rgb`.
+    """
+    if sampled.coefficients is None:
+        return [sampled.value for _ in turns]
+    values, gap, close = _waves.dihedral(sampled.coefficients, CLOSE)
+    if _tied(gap, close) and not sampled.by_reference:
+        values, _, _ = _waves.dihedral(_reference.coefficients(rgb)[0], CLOSE)
+    return _of_turns(values, turns)
+
+
 def sample_scaled(grey: Pixels, height: int, width: int, factor: int) -> Sampled | None:
     """The same from luma of which every pixel is the mean of a block of `factor` x `factor` of the full picture.
 
@@ -168,8 +183,8 @@ def sample_scaled(grey: Pixels, height: int, width: int, factor: int) -> Sampled
     if min(height, width) < LEAST_SIDE:
         return None
     views = _sample(np.ascontiguousarray(grey), _bands(height, factor), _bands(width, factor))
-    value, _, close, quality, _ = _waves.read(views, DCT, 0, CLOSE)
-    return None if close >= CLOSE_MOST else Sampled(value, quality, False, views)
+    value, _, close, quality, _, coefficients = _waves.read(views, DCT, 0, CLOSE)
+    return None if close >= CLOSE_MOST else Sampled(value, quality, False, views, coefficients)
 
 
 def nearest_512(rgb: Pixels) -> Pixels:
@@ -190,10 +205,18 @@ def _checked(rgb: Pixels) -> Pixels:
     return np.ascontiguousarray(rgb)
 
 
-def _by_reference(rgb: Pixels) -> tuple[bytes, int]:
+def _by_reference(rgb: Pixels) -> tuple[bytes, int, bytes]:
     coefficients, quality = _reference.coefficients(rgb)
     flat = np.frombuffer(coefficients, np.float32)[::-1]
-    return np.packbits(flat > np.partition(flat, 127)[127]).tobytes(), quality
+    return np.packbits(flat > np.partition(flat, 127)[127]).tobytes(), quality, coefficients
+
+
+def _of_turns(values: bytes, turns: Sequence[Turn]) -> list[bytes]:
+    return [values[32 * place : 32 * place + 32] for place in map(_TURNED.__getitem__, turns)]
+
+
+def _tied(gap: float, close: int) -> bool:
+    return gap < (FLAT_TIE if close >= FLAT_MOST else TIE)
 
 
 @lru_cache(maxsize=256)
@@ -241,7 +264,8 @@ def _sample(levels: Pixels, down: Bands, across: Bands) -> Floats:
 
 def _decide(rgb: Pixels, views: Floats) -> Sampled:
     """The hash of samples, or of the pixels where the reference's rounding decides."""
-    value, gap, close, least, most = _waves.read(views, DCT, QUALITY_TIE, CLOSE)
-    if gap < (FLAT_TIE if close >= FLAT_MOST else TIE) or least != most:
-        return Sampled(*_by_reference(rgb), True, views)
-    return Sampled(value, least, False, views)
+    value, gap, close, least, most, coefficients = _waves.read(views, DCT, QUALITY_TIE, CLOSE)
+    if _tied(gap, close) or least != most:
+        value, quality, coefficients = _by_reference(rgb)
+        return Sampled(value, quality, True, views, coefficients)
+    return Sampled(value, least, False, views, coefficients)

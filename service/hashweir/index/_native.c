@@ -4,8 +4,8 @@
 // planes of a TLSH body. Below the row count that a call is given, rows never change, and a tombstone only goes from
 // 0 to 1. Whatever numbers the buffers hold, nothing outside of them is read or written.
 //
-// Every loop is written once and compiled for up to three levels of the processor (`level`): 0 portable, 1 with the
-// POPCNT instruction, 2 with AVX-512 VPOPCNTDQ for the flat scans.
+// Every loop is written once and compiled for up to three levels of the processor (`_levels.h`), the highest for the
+// flat scans. Long because all of them go through the same rows and gather the same hits.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "_levels.h"
+
 #define COUNT(word) ((unsigned)__builtin_popcountll(word))
 #define WORDS 4
 #define HEAD 3
@@ -21,24 +22,6 @@
 #define WINDOW 64   // candidates whose codes are under way at once; a power of two
 #define AHEAD 128   // rows that a scan fetches ahead: the processor's own fetching ends with each page of 4 KiB
 #define BLOCK 512   // rows that all queries of a call pass over before the next ones: 16 KiB, inside the first cache
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define X86 1
-#include <immintrin.h>
-#define POPCNT __attribute__((target("popcnt")))
-#define WIDE __attribute__((target("popcnt,avx512f,avx512vpopcntdq")))
-#else
-#define X86 0
-#endif
-
-static int processor_level(void) {
-#if X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vpopcntdq")) return 2;
-    if (__builtin_cpu_supports("popcnt")) return 1;
-#endif
-    return 0;
-}
 
 enum { HAMMING, DIFFXLEN, DIFF };
 

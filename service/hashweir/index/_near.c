@@ -10,19 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "_levels.h"
+
 #define WORDS 4
 #define FRONT 2
 #define AHEAD 256  // rows fetched ahead: the processor's own fetching ends with each page of 4 KiB
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define X86 1
-#include <immintrin.h>
-#define POPCNT __attribute__((target("popcnt")))
-#define WIDE __attribute__((target("popcnt,avx512f,avx512vpopcntdq")))
-#else
-#define X86 0
-#endif
 
 typedef struct {
     const uint64_t *fronts, *codes;
@@ -79,10 +71,10 @@ WIDE static int run_wide(Scan *s) {
 #endif
 
 static int run(Scan *s, int level) {
+    if (level > processor_level()) level = processor_level();
 #if X86
-    __builtin_cpu_init();
-    if (level >= 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vpopcntdq")) return run_wide(s);
-    if (level >= 1 && __builtin_cpu_supports("popcnt")) return run_popcnt(s);
+    if (level >= 2) return run_wide(s);
+    if (level == 1) return run_popcnt(s);
 #endif
     return run_portable(s);
 }

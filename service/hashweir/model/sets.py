@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from hashweir.model.value import HashText, HexId, Label, SetName, Share, Token, Value
-from hashweir.model.words import Action, Band, EntryState, Form, FormGroup, Kind, Origin, SetState, Surface
+from hashweir.model.words import Action, Band, EntryState, Form, Kind, Origin, SetForm, SetState, Surface
 
 
 class Set(Value, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class Set(Value, frozen=True, kw_only=True):
     )
     ceiling: Action = "review"
     min_quality: Annotated[int, Meta(ge=0, le=100)] = 50
-    forms: tuple[FormGroup, ...] = ()
+    forms: tuple[SetForm, ...] = ()
     video_share_upload: Share = 0.8
     video_share_known: Share = 0.0
     version: int = 0

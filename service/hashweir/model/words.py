@@ -28,8 +28,13 @@ QueryForm = Literal[
 ]
 """Other views of a picture. Only ever looked up, among canonical entries; no entry is of such a form."""
 AnyForm = Literal[Form, QueryForm]
-FormGroup = Literal["turns", "threatexchange", "nearest-512", "fast"]
+SetForm = Literal["turns", "threatexchange", "nearest-512", "fast"]
 """What a set may want looked up beside the canonical form, which always is, and `upright`."""
+FormGroup = Literal[
+    SetForm,
+    "dihedral",  # turns as `pdqhash.compute_dihedral` makes them, to be exchanged with others, never looked up
+]
+"""What a scan can be asked for."""
 MediaClass = Literal["image", "video", "text", "document"]
 Surface = Literal["post", "comment", "message", "profile-image", "banner", "display-name", "bio"]
 Origin = Literal[
@@ -59,7 +64,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 FORMS: tuple[Form, ...] = get_args(Form)
 """Forms of entries. Slots hold a form's index in this tuple, so it only grows at its end."""
 TURNS: tuple[Turn, ...] = get_args(Turn)
-GROUPS: Mapping[AnyForm, FormGroup] = {
+GROUPS: Mapping[AnyForm, SetForm] = {
     **dict.fromkeys(TURNS, "turns"),
     "te-palette": "threatexchange",
     "te-cmyk": "threatexchange",

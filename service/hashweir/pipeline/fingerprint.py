@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import numpy as np
 
-from hashweir.hashing import RECIPES, exact, pdq, show, tlsh
+from hashweir.hashing import DIHEDRAL_RECIPES, RECIPES, exact, pdq, show, tlsh
 from hashweir.hashing.pdq import Pixels, Sampled
 from hashweir.hashing.text import normal_form, one_byte_per_character
 from hashweir.hashing.video import Span
@@ -30,10 +30,12 @@ def fingerprint_picture(
     After it come the `forms`: `upright` is the turn that EXIF asks for, `misread` are the pixels (of the same shape)
     that python-threatexchange takes for this file's, and what that form is called.
     """
-    if upright or "turns" in forms:
+    if upright or not {"turns", "dihedral"}.isdisjoint(forms):
         sampled = pdq.sample(rgb)
         found = [_fingerprint("pdq", "canonical", sampled.value, quality=sampled.quality)]
         found += _turned(sampled, forms, upright)
+        if "dihedral" in forms:
+            found += _dihedral(rgb, sampled)
     else:
         value, quality = pdq.fingerprint(rgb)
         found = [_fingerprint("pdq", "canonical", value, quality=quality)]
@@ -69,6 +71,13 @@ def _turned(sampled: Sampled, forms: Collection[FormGroup], upright: Turn | None
     return [
         _fingerprint("pdq", form, value, quality=sampled.quality)
         for (form, _), value in zip(wanted, values, strict=True)
+    ]
+
+
+def _dihedral(rgb: Pixels, sampled: Sampled) -> list[Fingerprint]:
+    return [
+        _fingerprint("pdq", turn, value, DIHEDRAL_RECIPES, quality=sampled.quality)
+        for turn, value in zip(TURNS, pdq.dihedral(rgb, sampled, TURNS), strict=True)
     ]
 
 
@@ -112,7 +121,13 @@ def is_mostly_ascii(text: str) -> bool:
 
 
 def _fingerprint(
-    kind: Kind, form: AnyForm, value: bytes, *, quality: int | None = None, length: int | None = None
+    kind: Kind,
+    form: AnyForm,
+    value: bytes,
+    recipes: Mapping[tuple[Kind, AnyForm], str] = RECIPES,
+    *,
+    quality: int | None = None,
+    length: int | None = None,
 ) -> Fingerprint:
-    recipe = RECIPES[kind, form]
+    recipe = recipes[kind, form]
     return Fingerprint(kind=kind, form=form, recipe=recipe, value=show(kind, value), quality=quality, length=length)

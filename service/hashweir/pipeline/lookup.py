@@ -14,7 +14,7 @@ from typing import NamedTuple
 from hashweir.canary import CANARY_SET
 from hashweir.hashing import HASHERS
 from hashweir.hashing.radii import Curve, Reach, longest_of, reach
-from hashweir.model import FORMS, GROUPS, AnyForm, Entry, Fingerprint, Form, FormGroup, Kind, Neighbour, Set
+from hashweir.model import FORMS, GROUPS, AnyForm, Entry, Fingerprint, Form, Kind, Neighbour, Set, SetForm
 from hashweir.ports import Accept, Found, Query, View
 
 LENGTH_RATIO = (0.8, 1.25)
@@ -60,7 +60,7 @@ def lookup_many(view: View, uploads: Sequence[Asked]) -> list[list[Neighbour]]:
     return [[near for group in found.values() for near in group] for found in own]
 
 
-def wanted_forms(sets: Mapping[str, Set]) -> tuple[FormGroup, ...]:
+def wanted_forms(sets: Mapping[str, Set]) -> tuple[SetForm, ...]:
     """What a scan has to compute beside the canonical form for these sets, in order of names.
 
     `fast` stands in for the canonical form, so it is wanted only where all of them want it.

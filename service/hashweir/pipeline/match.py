@@ -1,4 +1,4 @@
-"""The spine: fetch, scan, look up, decide. Kafka, HTTP and the command line all go through here.
+"""The spine: fetch, scan, look up, decide. Kafka and the command line both go through here.
 
 No verdict is ever made of an unverified state: `usable_view` gives a view that is fit for judging, waiting for one
 where its caller can wait, and the view is asked for again when it turned doubtful meanwhile.

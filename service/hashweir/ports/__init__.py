@@ -1,6 +1,6 @@
-"""Every seam. Each has at least two implementations that pass the same contract suite.
+"""Seams. Stream, store and scan processes have two implementations each at least, held to one contract suite.
 
-Real ones live in `adapters/` (Kafka, Redis, scan processes) and `shards/` (Known); the twins in `adapters/memory`.
+Real ones live in `adapters/` (Kafka, Redis, scan processes) and `shards/` (Known), twins in `adapters/memory*`.
 """
 
 from __future__ import annotations

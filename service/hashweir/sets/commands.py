@@ -17,7 +17,7 @@ from msgspec import convert, structs
 from hashweir.canary import CANARY_SET
 from hashweir.errors import InputError, Refused
 from hashweir.logs import Logger, quiet
-from hashweir.model import ACTIONS, Action, FormGroup, Kind, Origin, Set, SetEvent, SetState, Surface, Value
+from hashweir.model import ACTIONS, Action, Kind, Origin, Set, SetEvent, SetForm, SetState, Surface, Value
 from hashweir.ports import Store
 from hashweir.sets import held
 from hashweir.sets.bulk import BulkWriter
@@ -71,7 +71,7 @@ async def create(
     surfaces: tuple[Surface, ...] = (),
     radius: Mapping[Kind, int] | None = None,
     min_quality: int = 50,
-    forms: tuple[FormGroup, ...] = (),
+    forms: tuple[SetForm, ...] = (),
     video_shares: tuple[float, float] = (0.8, 0.0),
     operation: str | None = None,
     log: Logger | None = None,

@@ -15,7 +15,7 @@ from PIL import Image
 from hashweir.hashing import pdq
 from hashweir.model import Turn
 from tests.pictures import photo
-from tests.varied import Pixels, jpeg, picture, pixels, sizes
+from tests.varied import DIHEDRAL, Pixels, jpeg, picture, pixels, sizes
 
 TURNS: tuple[Turn, ...] = get_args(Turn)
 
@@ -98,12 +98,37 @@ def test_a_turned_hash_is_that_of_the_turned_pixels(turn: Turn) -> None:
             assert distance(sampled.turned([turn])[0], pdq.fingerprint(turned)[0]) <= 2
 
 
-def test_the_turns_are_those_of_the_reference() -> None:
-    """`compute_dihedral` turns the coefficients, which lie off those of the turned pixels by some bits."""
+def require_dihedral(first: int, count: int, most: int) -> None:
+    """As `require_identity`, of all turns by coefficients."""
+    for seed, (width, height) in enumerate(sizes(first, count, 5, most), first):
+        rgb = pixels(Image.open(BytesIO(jpeg(seed, picture(seed, width, height)))))
+        found = pdq.dihedral(rgb, pdq.sample(rgb), DIHEDRAL)
+        assert found == [np.packbits(bits).tobytes() for bits in pdqhash.compute_dihedral(rgb)[0]][1:], (
+            seed,
+            rgb.shape,
+        )
+
+
+def test_turns_by_coefficients_are_those_of_the_reference() -> None:
+    """Of any picture: flat, symmetric and tiny ones, too."""
+    require_dihedral(13, 60, 700)
+    tiny = np.zeros((4, 9, 3), np.uint8)
+    assert pdq.dihedral(tiny, pdq.sample(tiny), TURNS) == [bytes(32)] * 7
+
+
+@pytest.mark.slow
+def test_many_turns_by_coefficients() -> None:
+    require_dihedral(50_000, 800, 1000)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turn_by_coefficients_is_named_as_that_of_the_pixels(turn: Turn) -> None:
+    """They lie somewhat off the hash of the turned pixels, and off all other turns by half of the bits."""
     rgb = pixels(photo("astronaut.png"))
-    dihedral = [np.packbits(bits).tobytes() for bits in pdqhash.compute_dihedral(rgb)[0]]
-    for value in pdq.sample(rgb).turned(TURNS):
-        assert sorted(distance(value, one) for one in dihedral)[:1] <= [16]
+    sampled = pdq.sample(rgb)
+    (by_coefficients,) = pdq.dihedral(rgb, sampled, [turn])
+    assert min(TURNS, key=lambda one: distance(by_coefficients, sampled.turned([one])[0])) == turn
+    assert distance(by_coefficients, sampled.turned([turn])[0]) <= 24
 
 
 def test_turns_asked_together_are_those_asked_one_by_one() -> None:

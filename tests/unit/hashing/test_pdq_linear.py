@@ -51,11 +51,12 @@ def test_products(rows: int, width: int, channels: int, seed: int, plain: bool) 
 @settings(max_examples=60)
 def test_turns(seed: int, plain: bool) -> None:
     views = np.random.default_rng(seed).random((2, 2, 64, 64), np.float32) * np.float32(255)
-    value, gap, close, least, most = _waves.read(views, DCT, 0.0, 1.0, plain)
+    value, gap, close, least, most, coefficients = _waves.read(views, DCT, 0.0, 1.0, plain)
     ordered = np.sort(DCT @ views[0, 0].astype(np.float64) @ DCT.T, axis=None)
     assert gap == pytest.approx(ordered[128] - ordered[127], abs=0.02)
     assert 0 <= close <= 256
     assert least == most
+    assert np.allclose(np.frombuffer(coefficients, np.float32).reshape(16, 16), DCT @ views[0, 0] @ DCT.T, atol=0.02)
     turned = _waves.turned(views, DCT, value, plain)
     assert len(turned) == 8 * 32
     assert turned[:32] == value
@@ -68,7 +69,27 @@ def test_turns(seed: int, plain: bool) -> None:
         assert distance(turned[32 * place : 32 * place + 32], expected) <= 4, place
 
 
-def bits_of(coefficients: npt.NDArray[np.float64]) -> bytes:
+@given(seed=st.integers(0, 2**32), size=st.sampled_from([1e-3, 1.0, 1e3]), zeros=st.floats(0, 1))
+@settings(max_examples=60)
+def test_turns_by_signs(seed: int, size: float, zeros: float) -> None:
+    """Against the same of numpy, which sorts: the bits, and how sure the least sure of them are."""
+    chance = np.random.default_rng(seed)
+    given = (chance.normal(0, size, (16, 16)) * (chance.random((16, 16)) >= zeros)).astype(np.float32)
+    values, gap, close = _waves.dihedral(given.tobytes(), 0.5)
+    gaps, counts = [], []
+    odd = np.resize(np.array([-1, 1]), 16)  # waves 1, 3, and so on
+    for place in range(8):
+        turned = given * (odd[:, np.newaxis] if place & 4 else 1) * (odd if place & 2 else 1)
+        expected = turned.T if place & 1 else turned
+        assert values[32 * place : 32 * place + 32] == bits_of(expected), place
+        median, above = np.sort(turned, axis=None)[127:129]
+        gaps.append(np.float32(above) - np.float32(median))
+        counts.append(np.count_nonzero(np.abs(turned - median) < 0.5))
+    assert gap == pytest.approx(min(gaps))
+    assert close == max(counts)
+
+
+def bits_of(coefficients: npt.NDArray[np.floating]) -> bytes:
     flat = coefficients.ravel()[::-1]
     return np.packbits(flat > np.sort(flat)[127]).tobytes()
 
@@ -86,7 +107,7 @@ def distance(a: bytes, b: bytes) -> int:
 def test_what_is_read_off(levels: list[float], tie: float, near: float, plain: bool) -> None:
     """Against the same of numpy, where each sample is one pixel."""
     samples = np.resize(np.array(levels, np.float32), (64, 64))
-    value, gap, close, least, most = _waves.read(samples, DCT, tie, near, plain)
+    value, gap, close, least, most, _ = _waves.read(samples, DCT, tie, near, plain)
     coefficients = DCT @ samples.astype(np.float64) @ DCT.T
     median, above = np.sort(coefficients, axis=None)[127:129]
     off = 2e-2  # what single precision may be off
@@ -134,3 +155,6 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     for some, waves, value in [(views[1:], DCT, bytes(32)), (views, DCT[1:], bytes(32)), (views, DCT, bytes(31))]:
         with pytest.raises(ValueError, match="fit"):
             _waves.turned(some, waves, value)
+    for size in (0, 1023, 1028):
+        with pytest.raises(ValueError, match="fit"):
+            _waves.dihedral(bytes(size), 0.2)

@@ -1,4 +1,7 @@
-"""The sliced index against the flat scan: the same hits at every size and radius, whatever happens in between."""
+"""The sliced index against the flat scan: the same hits at every size and radius, whatever happens in between.
+
+Long because the same oracle judges it in every state of its upkeep.
+"""
 
 from __future__ import annotations
 

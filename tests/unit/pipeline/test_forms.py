@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import get_args
 
+import msgspec
 import numpy as np
 import pdqhash
 import pytest
@@ -11,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from hashweir.cli import Usage
+from hashweir.cli.hash import read_forms
 from hashweir.hashing import RECIPES
-from hashweir.model import FORMS, GROUPS, TURNS, AnyForm, Fingerprint, FormGroup, Limits, Scan, Set, Upload
+from hashweir.model import FORMS, GROUPS, TURNS, AnyForm, Fingerprint, FormGroup, Limits, Scan, Set, SetForm, Upload
 from hashweir.pipeline.decide import decide
 from hashweir.pipeline.lookup import lookup, wanted_forms
 from hashweir.pipeline.match import given as given_scan
@@ -49,6 +53,27 @@ def threatexchange(content: bytes) -> tuple[str, int]:
 def test_only_the_canonical_form_is_computed_unasked() -> None:
     assert list(pdqs(encode(photo(), "JPEG"))) == ["canonical"]
     assert list(pdqs(encode(photo(), "JPEG"), ALL)) == ["canonical", *TURNS]
+
+
+def test_dihedral_turns_are_those_of_the_reference_by_recipes_of_their_own() -> None:
+    content = encode(photo(), "PNG")
+    found = scan(content, None, LIMITS, ("dihedral", "turns")).fingerprints
+    by_recipe = {one.recipe: one for one in found if one.kind == "pdq"}
+    assert len(by_recipe) == 1 + 2 * len(TURNS)
+    dihedral = [by_recipe[f"pdq/dihedral-{turn}/1"] for turn in TURNS]
+    assert [one.form for one in dihedral] == list(TURNS)
+    hashes, quality = pdqhash.compute_dihedral(np.asarray(Image.open(BytesIO(content))))
+    assert {one.value for one in dihedral} == {np.packbits(bits).tobytes().hex() for bits in hashes[1:]}
+    assert {one.quality for one in dihedral} == {quality}
+
+
+def test_no_set_can_ask_for_dihedral_turns() -> None:
+    """They are far from the turned picture: a set that looked them up would miss, and find at random."""
+    with pytest.raises(Usage, match="no form 'dihedral'"):
+        read_forms("turns,dihedral", get_args(SetForm))
+    assert read_forms("dihedral, turns", get_args(FormGroup)) == ("turns", "dihedral")
+    with pytest.raises(msgspec.ValidationError, match="dihedral"):
+        msgspec.convert({"name": "a", "owner": "o", "origin": "own-review", "forms": ["dihedral"]}, Set)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

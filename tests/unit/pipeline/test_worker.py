@@ -1,4 +1,7 @@
-"""The laws of delivery, in virtual time on a memory stream."""
+"""The laws of delivery, in virtual time on a memory stream.
+
+Long because every law is short and all are told on the same small world.
+"""
 
 from __future__ import annotations
 

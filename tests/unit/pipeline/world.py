@@ -1,4 +1,7 @@
-"""A small world around workers: a memory broker, something known, a judge that does as the upload says."""
+"""A small world around workers: a memory broker, something known, a judge that does as the upload says.
+
+Long because each part of it plays to the others.
+"""
 
 from __future__ import annotations
 
