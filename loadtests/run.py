@@ -126,6 +126,7 @@ async def _phases(ran: Ran, driver: Driver, watch: Watch, rig: Rig, say: Callabl
             ran.rates.append(per_second + phase.also_per_second)
             ran.spans.append((first, last))
             ran.drained_s.append(time.monotonic() - drained)
+        await watch.look()
     finally:
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)

@@ -26,7 +26,7 @@ class Sample:
     """By role; `machine` is all that the machine was busy with."""
     memory: dict[str, int]
     decode_hash_s: float
-    """Sum of the stages decode and hash, wall time as the scan processes report it."""
+    """Sum of the stages decode and hash, wall time as the scan processes report it: when `look` was called last."""
 
 
 @dataclass
@@ -39,17 +39,22 @@ class Watch:
 
     async def look(self) -> Sample:
         """Take a sample now, and keep it."""
-        taken = await asyncio.to_thread(self._sample)
+        stages_s = await asyncio.to_thread(lambda: sum(map(_stages, self.nodes)))
+        return await self._keep(stages_s)
+
+    async def run(self) -> None:
+        """Take a sample once a second until cancelled: without the stages, for a scrape costs the worker as much as
+        some photos do."""
+        while True:
+            await self._keep(self.samples[-1].decode_hash_s if self.samples else 0.0)
+            await asyncio.sleep(1.0)
+
+    async def _keep(self, stages_s: float) -> Sample:
+        taken = await asyncio.to_thread(self._sample, stages_s)
         self.samples.append(taken)
         return taken
 
-    async def run(self) -> None:
-        """Look once a second until cancelled."""
-        while True:
-            await self.look()
-            await asyncio.sleep(1.0)
-
-    def _sample(self) -> Sample:
+    def _sample(self, stages_s: float) -> Sample:
         cpu, memory = {"machine": _machine_busy()}, {}
         for role, pid in self.pids.items():
             cpu[role], memory[role] = _process(pid)
@@ -67,7 +72,7 @@ class Watch:
                 used, held = _process(child)
                 cpu["scan"] += used + _waited_for(child)
                 memory["scan"] += held
-        return Sample(time.time(), cpu, memory, sum(_stages(node) for node in self.nodes))
+        return Sample(time.time(), cpu, memory, stages_s)
 
 
 def facts() -> dict[str, str | int | float]:
