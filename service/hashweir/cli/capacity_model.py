@@ -30,8 +30,8 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 COSTS: Final[Mapping[str, Cost]] = {
-    "photo": Cost(2.1, 6.5, 212),
-    "post": Cost(0.75, 0.45, 1.0),
+    "photo": Cost(1.5, 6.2, 212),
+    "post": Cost(0.4, 0.24, 1.0),
     "pdf": Cost(1.4, 8.6, 6),
     "clip": Cost(3.4, 43.0, 54),
 }
