@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -81,6 +82,8 @@ class KafkaSource:
         self._untold: list[RangeLost] = []
         self._corrupt: dict[TopicPartition, int] = {}
         self._refused = 0
+        self._committed_at = -math.inf
+        """When a commit last succeeded, by the loop's clock."""
         self._failed = 0
         self._trouble: Unreachable | None = None
         self._down: Unreachable | None = None
@@ -362,6 +365,7 @@ class KafkaSource:
             except KafkaError as error:
                 raise unreachable(self._access, f"commit: {type(error).__name__}") from None
             self._refused = 0
+            self._committed_at = asyncio.get_running_loop().time()
 
     def _lose(self, error: CommitFailedError) -> None:
         """A refused commit: the membership is gone, and aiokafka tells no listener until it has joined again."""
@@ -370,11 +374,14 @@ class KafkaSource:
         self._open_epoch = None
         self._at.clear()
         self._untold.clear()
-        # Once is a late member. Again and again, with no commit between, are two processes under one static id: each
-        # join takes it from the other. aiokafka names the id only when joining, so the broker fences no commit.
-        if isinstance(error.__cause__, UnknownMemberIdError):
-            self._refused += 1
-        if self._instance_id and self._refused >= REFUSALS:
+        if not self._instance_id or not isinstance(error.__cause__, UnknownMemberIdError):
+            return
+        # A member that was late is unknown too, once. Another process under our static id takes it from us when it
+        # joins, and we from it when we join again: then a member is unknown that committed a moment ago, or again and
+        # again with no commit between. aiokafka names the id only when joining, so the broker fences no commit.
+        self._refused += 1
+        since_s = asyncio.get_running_loop().time() - self._committed_at
+        if since_s < self._timing.session_s / 2 or self._refused >= REFUSALS:
             raise self._fence() from None
 
     # ── assignment: called by aiokafka, which only logs what is raised ──
