@@ -4,8 +4,9 @@
                                        [--lives 12]
 
 A Valkey with an append-only file (`appendfsync always`) is filled with random PDQ entries. A process follows it and is
-asked, as a worker asks it (a view on the loop, the search in one of two threads), at fixed moments whatever became of
-the questions before. Latencies count from those moments; timers alone are up to a millisecond late. Beside them stands
+asked (a view on the loop, the search in one of two threads) at fixed moments, whatever became of the questions before.
+A worker's own lookups wait for their pace as well (`worker.pace_seconds`, 20 ms): that is not in these figures.
+Latencies count from those moments; timers alone are up to a millisecond late. Beside them stands
 what the slowest hundredth of them was made of (means, ms): `loop`, until the loop came to it, `queue`, until a thread
 had it, `cpu`, `starved` (the thread was ready and had no processor), and `rest`, which is waiting for the interpreter.
 `cores` says what each party used, and what its threads waited for a processor, in per cent of one.
