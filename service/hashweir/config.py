@@ -118,7 +118,7 @@ class Worker(Section):
     in_flight_bytes: PositiveInt = Field(default=64 * MIB, description="bytes of uploads held at once")
     pace_seconds: NonNegativeFloat = Field(
         default=0.02,
-        description="uploads that follow one another faster are looked up, and published, together; 0: each at once",
+        description="messages that follow one another faster are published together; 0: each at once",
     )
     allow_empty: bool = Field(default=False, description="judge even where no set is active")
     relay_long: bool = Field(

@@ -6,17 +6,13 @@ sched-stats.rst`). Waiting for a lock, the interpreter's among them, is neither.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-_PREAD = ctypes.PyDLL(None).pread
-"""Reads without letting go of the interpreter, which would have to be waited for again."""
 
 
 class Spent(NamedTuple):
@@ -59,15 +55,3 @@ class Account:
             sums[called][1] += spent.waiting - before.waiting
         passed, self._at, self._before = (at - self._at) * 1e7, at, now
         return {name: f"{running / passed:.0f} + {waiting / passed:.0f}" for name, (running, waiting) in sums.items()}
-
-
-def own_waiting() -> Callable[[], int]:
-    """For the calling thread: a function that gives the nanoseconds it has waited for a processor so far."""
-    descriptor = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
-    room = ctypes.create_string_buffer(64)
-
-    def waited() -> int:
-        size = _PREAD(descriptor, room, 64, 0)
-        return int(room.raw[:size].split()[1])
-
-    return waited

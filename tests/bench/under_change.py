@@ -4,12 +4,11 @@
                                        [--lives 12]
 
 A Valkey with an append-only file (`appendfsync always`) is filled with random PDQ entries. A process follows it and is
-asked (a view on the loop, the search in one of two threads) at fixed moments, whatever became of the questions before.
-A worker's own lookups wait for their pace as well (`worker.pace_seconds`, 20 ms): that is not in these figures.
-Latencies count from those moments; timers alone are up to a millisecond late. Beside them stands
-what the slowest hundredth of them was made of (means, ms): `loop`, until the loop came to it, `queue`, until a thread
-had it, `cpu`, `starved` (the thread was ready and had no processor), and `rest`, which is waiting for the interpreter.
-`cores` says what each party used, and what its threads waited for a processor, in per cent of one.
+asked as a worker asks (`pipeline.lookups`, over views that may be judged by) at fixed moments, whatever became of the
+questions before. Latencies count from those moments; timers alone are up to a millisecond late. As in the metric of a
+worker's stages, seconds in which there was no view to judge by are no part of them: those are `viewless`. `slowest`
+says what the slowest hundredth was made of (means, ms): `loop`, until the loop came to it, and `lookup`. `cores` says
+what each party used, and what its threads waited for a processor, in per cent of one.
 
 Its first life: quiet; single adds and withdrawals, from the return of the write to the first view that has them;
 imports, each at half as much again, until lookups take too long or the store gives no more. Its second life: an import,
@@ -28,7 +27,6 @@ import os
 import random
 import shutil
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -44,7 +42,10 @@ from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access, Link
 from hashweir.errors import Unreachable
 from hashweir.lifecycle import calm
-from hashweir.ports import PackedPart, SlotChange, View
+from hashweir.model import Fingerprint, Scan
+from hashweir.pipeline.deliver import ViewGate
+from hashweir.pipeline.lookups import Lookups
+from hashweir.ports import PackedPart, SlotChange
 from hashweir.sets import commands
 from hashweir.sets.bulk import BulkWriter
 from hashweir.sets.read import Row
@@ -55,7 +56,7 @@ from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FOR
 from hashweir.shards.tables import ACTIVE
 from hashweir.wiring.judging import LOOKUP_THREADS
 from tests.bench.cold_start import memory
-from tests.bench.spent import Account, own_waiting
+from tests.bench.spent import Account
 from tests.contract.following import SetClock
 from tests.filled import PREFIX, SHARDS, fill
 from tests.servers.store import ValkeyServer
@@ -76,7 +77,7 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     return {"n": len(seconds), "p50": p50, "p99": p99, "max": most}
 
 
-PARTS = ("loop", "queue", "cpu", "starved", "rest")
+PARTS = ("loop", "lookup")
 
 
 def slowest(lookups: list[tuple[float, ...]]) -> dict[str, float]:
@@ -105,8 +106,9 @@ class Asked:
             self.store, SetClock(), on_change=self._changed, on_alarm=lambda reason, *_: alarms.append(reason)
         )
         self._alarms, self._rate = alarms, rate
-        self._threads = ThreadPoolExecutor(LOOKUP_THREADS, "lookup")
-        self._own_waiting = threading.local()
+        threads, gate = ThreadPoolExecutor(LOOKUP_THREADS, "lookup"), ViewGate(self.follower.known)
+        self._lookup = Lookups(gate.usable_view, threads).lookup
+        self._asking: set[asyncio.Task[None]] = set()
         self._account = Account(names={"MainThread": "loop", "lookup": "lookups", "": "others"})
         self._gone: dict[str, int] = {}
         """Entries seen withdrawn, numbered in that order."""
@@ -119,6 +121,7 @@ class Asked:
     def _begin(self) -> None:
         self._lookups: list[tuple[float, ...]] = []
         """Seconds of each of `PARTS`."""
+        self._viewless: list[float] = []
         self._live: list[float] = []
         self._events: list[tuple[str, bool, float]] = []
         self._standings: dict[str, int] = {}
@@ -152,7 +155,7 @@ class Asked:
 
     async def ask(self) -> None:
         """Lookups for ever; every fifth is for an entry that was withdrawn, once there are any."""
-        loop, queries, number = asyncio.get_running_loop(), self._queries(), 0
+        queries, number = self._queries(), 0
         due = time.monotonic()
         while True:
             number, due = number + 1, due + 1 / self._rate
@@ -160,23 +163,21 @@ class Asked:
             query = queries[number % QUERIES]
             if number % 5 == 0 and self._gone_values:
                 query = self._gone_values[number % len(self._gone_values)]
-            view = self.follower.known.view()
-            self._standings[view.standing] = self._standings.get(view.standing, 0) + 1
-            if not self._turns or self._turns[-1][1] != view.standing:
-                self._turns.append((time.time(), view.standing))
-            loop.run_in_executor(self._threads, self._search, view, len(self._gone), query, due, time.monotonic())
+            standing = self.follower.known.view().standing
+            self._standings[standing] = self._standings.get(standing, 0) + 1
+            if not self._turns or self._turns[-1][1] != standing:
+                self._turns.append((time.time(), standing))
+            task = asyncio.create_task(self._ask_one(query, due))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
 
-    def _search(self, view: View, gone: int, query: bytes, due: float, handed: float) -> None:
-        began, spent = time.monotonic(), time.thread_time()
-        try:
-            waited = self._own_waiting.waited
-        except AttributeError:
-            waited = self._own_waiting.waited = own_waiting()
-        before = waited()
-        found = view.search("pdq", "canonical", [query], RADIUS)
-        starved, cpu, took = (waited() - before) / 1e9, time.thread_time() - spent, time.monotonic() - began
-        self._lookups.append((handed - due, began - handed, cpu, starved, max(0.0, took - cpu - starved)))
-        self._back += sum(self._gone.get(one.entry.id, gone) < gone for one in found)
+    async def _ask_one(self, query: bytes, due: float) -> None:
+        one = Fingerprint(kind="pdq", form="canonical", recipe="pdq/canonical/1", value=query.hex(), quality=90)
+        began, gone = time.monotonic(), len(self._gone)
+        _, found, viewless_s = await self._lookup(Scan(media_class="image", media_type=None, fingerprints=(one,)))
+        self._lookups.append((began - due, time.monotonic() - began - viewless_s))
+        self._viewless.append(viewless_s)
+        self._back += sum(self._gone.get(near.entry.id, gone) < gone for near in found)
 
     def sweep(self) -> int:
         """Look up every entry that was withdrawn; how many of them are found."""
@@ -189,7 +190,7 @@ class Asked:
         status = Path("/proc/self/status").read_text()
         facts = {
             "lookups": percentiles([sum(parts) for parts in self._lookups]),
-            "cpu": percentiles([parts[PARTS.index("cpu")] for parts in self._lookups]),
+            "viewless": percentiles(self._viewless),
             "slowest": slowest(self._lookups),
             "cores": self._account.tell(),
             "changes_to_live": percentiles(self._live),

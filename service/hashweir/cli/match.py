@@ -160,7 +160,7 @@ def _narrowed(judging: Judging, names: Sequence[str]) -> Matcher:
     async def usable_view() -> View:
         return _Narrowed(await judging.gate.usable_view(), only)
 
-    return judging.matcher_over(usable_view, 0.0)
+    return judging.matcher_over(usable_view)
 
 
 def explain(name: str, verdict: Verdict) -> list[str]:

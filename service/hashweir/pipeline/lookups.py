@@ -1,7 +1,8 @@
 """Lookups of the uploads that wait, together: one call for all of them, and a thread only where that is worth it.
 
-A thread and back costs more than looking up a text, so what takes less than two milliseconds is done on the loop. What
-takes longer goes to the threads; while all of them are busy, what comes waits and makes one batch.
+A thread and back costs more than looking up a text, so what takes less than two milliseconds is done on the loop: the
+first to come in a turn of the loop at once, as one that comes alone mostly does, and all others of that turn together.
+What takes longer goes to the threads; while all of them are busy, what comes waits and makes one batch.
 """
 
 from __future__ import annotations
@@ -32,35 +33,32 @@ Answer = tuple[View, list[Neighbour], float]
 class Lookups:
     """Looks up scans by the usable view of the moment. For one loop."""
 
-    def __init__(
-        self, usable_view: Callable[[], Awaitable[View]], threads: Executor, at_once: int = 2, pace_s: float = 0.0
-    ) -> None:
-        """At most `at_once` calls are made in `threads` at a time. A scan is looked up at once where no call began in
-        the last `pace_s` seconds, and otherwise with all others that come until those have passed."""
+    def __init__(self, usable_view: Callable[[], Awaitable[View]], threads: Executor, at_once: int = 2) -> None:
+        """At most `at_once` calls are made in `threads` at a time."""
         self._usable_view = usable_view
         self._threads = threads
         self._waiting: deque[tuple[Scan, asyncio.Future[Answer]]] = deque()
         self._runners = Runners(self._run, at_once)
-        self._pace_s = pace_s
-        self._next_at = 0.0
+        self._first = True
+        """Nobody was looked up yet in this turn of the loop."""
         self._each_s = 1.0
         """Processor time per fingerprint; it begins with a guess that sends the first call to a thread."""
 
     async def lookup(self, scan: Scan) -> Answer:
         """The neighbours of a scan by the view of this moment. Raises what the lookup raises."""
-        found: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._first and not self._waiting and self._is_short([scan]):
+            self._first = False
+            loop.call_soon(self._next_turn)
+            return (await self._look([scan]))[0]
+        found: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((scan, found))
         self._runners.wake()  # it begins in the next turn of the loop, when all that came in this one are waiting
         return await found
 
     async def _run(self) -> None:
         """Look up until nobody waits."""
-        loop = asyncio.get_running_loop()
         while self._waiting:
-            if (early_s := self._next_at - loop.time()) > 0 and len(self._waiting) < MOST:
-                await asyncio.sleep(early_s)
-                continue  # another runner may have taken them
-            self._next_at = loop.time() + self._pace_s
             batch = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
             try:
                 await self._answer(batch)
@@ -77,25 +75,34 @@ class Lookups:
                 raise
 
     async def _answer(self, batch: Sequence[tuple[Scan, asyncio.Future[Answer]]]) -> None:
+        wanted = [one for one in batch if not one[1].done()]
+        for (_, answer), found in zip(wanted, await self._look([scan for scan, _ in wanted]), strict=True):
+            if not answer.done():
+                answer.set_result(found)
+
+    async def _look(self, scans: Sequence[Scan]) -> list[Answer]:
         began = time.perf_counter()
         view = await self._usable_view()
         waited_s = time.perf_counter() - began
-        wanted = [one for one in batch if not one[1].done()]
-        found = await self._call(view, [scan for scan, _ in wanted])
-        for (_, answer), neighbours in zip(wanted, found, strict=True):
-            if not answer.done():
-                answer.set_result((view, neighbours, waited_s))
-
-    async def _call(self, view: View, scans: Sequence[Scan]) -> list[list[Neighbour]]:
-        count = sum(len(scan.fingerprints) for scan in scans)
-        if count * self._each_s <= ON_THE_LOOP_S:
+        if self._is_short(scans):
             found, took_s = _timed(view, scans)
         else:
             loop = asyncio.get_running_loop()
             found, took_s = await loop.run_in_executor(self._threads, _timed, view, scans)
-        if count:
+        if count := _count(scans):
             self._each_s = max(took_s / count, _FADE * self._each_s)
-        return found
+        return [(view, neighbours, waited_s) for neighbours in found]
+
+    def _is_short(self, scans: Sequence[Scan]) -> bool:
+        """Whether to look these up on the loop."""
+        return _count(scans) * self._each_s <= ON_THE_LOOP_S
+
+    def _next_turn(self) -> None:
+        self._first = True
+
+
+def _count(scans: Sequence[Scan]) -> int:
+    return sum(len(scan.fingerprints) for scan in scans)
 
 
 def _timed(view: View, scans: Sequence[Scan]) -> tuple[list[list[Neighbour]], float]:

@@ -38,12 +38,10 @@ class Matcher:
         threads: Executor,
         media: MediaSource | None = None,
         references_at_once: int = 4,
-        pace_s: float = 0.0,
     ) -> None:
-        """Uploads that follow one another faster than `pace_s` are looked up together."""
         self._sandbox = sandbox
         self._known = known
-        self._lookups = Lookups(usable_view, threads, pace_s=pace_s)
+        self._lookups = Lookups(usable_view, threads)
         self._media = media
         self._forms: tuple[FormGroup, ...] = ()
         """What the view that was last judged by wanted of a scan: most likely the next one wants it too."""

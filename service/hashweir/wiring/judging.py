@@ -40,15 +40,15 @@ class Judging:
     sandbox: Sandbox
     follower: Follower
     gate: ViewGate
-    matcher_over: Callable[[Callable[[], Awaitable[View]], float], Matcher]
-    """A matcher that judges by the views it is given; lookups that come faster than so many seconds go together."""
+    matcher_over: Callable[[Callable[[], Awaitable[View]]], Matcher]
+    """A matcher that judges by the views it is given."""
     background: dict[str, Callable[[], Coroutine[Any, Any, None]]]
     on_change: list[Callable[[SlotChange], None]]
     """Who else is told of each change once it is visible."""
 
-    def matcher(self, pace_s: float = 0.0) -> Matcher:
+    def matcher(self) -> Matcher:
         """A matcher that judges by all that is known."""
-        return self.matcher_over(self.gate.usable_view, pace_s)
+        return self.matcher_over(self.gate.usable_view)
 
 
 def judging(
@@ -116,7 +116,6 @@ def _matcher(
     threads: ThreadPoolExecutor,
     source: MediaSource | None,
     usable_view: Callable[[], Awaitable[View]],
-    pace_s: float,
 ) -> Matcher:
     return Matcher(
         sandbox=scan,
@@ -125,7 +124,6 @@ def _matcher(
         threads=threads,
         media=source,
         references_at_once=config.media.references_at_once,
-        pace_s=pace_s,
     )
 
 

@@ -142,7 +142,7 @@ def _worker(
     if part.uploads:
         parts.on_change.append(look_back.on_change)
     delivery = Delivery(
-        judge=parts.matcher(config.worker.pace_seconds),
+        judge=parts.matcher(),
         emitter=Emitter(worker=name, versions=versions(), lane=lane),
         sink=sink,
         clock=clock,
