@@ -334,8 +334,9 @@ class Metrics:
     def observe_stages(self, seconds: Mapping[str, float]) -> None:
         """Note how long each stage took. Unknown names are left out: some come from a scan process."""
         for stage, value in seconds.items():
-            if stage in self._stages and 0 <= value < 3600:
-                self._stages[stage].observe(value)
+            series = self._stages.get(stage)
+            if series is not None and 0 <= value < 3600:
+                series.observe(value)
 
     def forget_partition(self, topic: str, partition: int) -> None:
         """Take back the gauges of a partition that is assigned here no longer."""

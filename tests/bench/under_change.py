@@ -5,10 +5,11 @@
 
 A Valkey with an append-only file (`appendfsync always`) is filled with random PDQ entries. A process follows it and is
 asked as a worker asks (`pipeline.lookups`, over views that may be judged by) at fixed moments, whatever became of the
-questions before. Latencies count from those moments; timers alone are up to a millisecond late. As in the metric of a
-worker's stages, seconds in which there was no view to judge by are no part of them: those are `viewless`. `slowest`
-says what the slowest hundredth was made of (means, ms): `loop`, until the loop came to it, and `lookup`. `cores` says
-what each party used, and what its threads waited for a processor, in per cent of one.
+questions before. `lookups` count from those moments, of which timers alone are up to a millisecond late; `stage` from
+when the question was asked, as a worker's metric of that name does. Seconds in which there was no view to judge by are
+no part of either: those are `viewless`. `slowest` says what the slowest hundredth was made of (means, ms): `loop`,
+until the loop came to it, and `lookup`. `cores` says what each party used, and what its threads waited for a processor,
+in per cent of one.
 
 Its first life: quiet; single adds and withdrawals, from the return of the write to the first view that has them;
 imports, each at half as much again, until lookups take too long or the store gives no more. Its second life: an import,
@@ -30,7 +31,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ from hashweir.sets.write import new_operation, now_ms
 from hashweir.shards.follow import Follower
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS
 from hashweir.shards.tables import ACTIVE
-from hashweir.wiring.judging import LOOKUP_THREADS
+from hashweir.wiring.judging import lookup_threads
 from tests.bench.cold_start import memory
 from tests.bench.spent import Account
 from tests.contract.following import SetClock
@@ -106,7 +106,7 @@ class Asked:
             self.store, SetClock(), on_change=self._changed, on_alarm=lambda reason, *_: alarms.append(reason)
         )
         self._alarms, self._rate = alarms, rate
-        threads, gate = ThreadPoolExecutor(LOOKUP_THREADS, "lookup"), ViewGate(self.follower.known)
+        threads, gate = lookup_threads(), ViewGate(self.follower.known)
         self._lookup = Lookups(gate.usable_view, threads).lookup
         self._asking: set[asyncio.Task[None]] = set()
         self._account = Account(names={"MainThread": "loop", "lookup": "lookups", "": "others"})
@@ -190,6 +190,7 @@ class Asked:
         status = Path("/proc/self/status").read_text()
         facts = {
             "lookups": percentiles([sum(parts) for parts in self._lookups]),
+            "stage": percentiles([parts[PARTS.index("lookup")] for parts in self._lookups]),
             "viewless": percentiles(self._viewless),
             "slowest": slowest(self._lookups),
             "cores": self._account.tell(),

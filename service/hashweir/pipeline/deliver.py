@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from hashweir.canary import CANARY_SET, is_canary
@@ -124,12 +124,12 @@ class Delivery:
     async def _deliver(self, record: Record, brake: Brake, ours: Callable[[], bool], trace: Trace | None) -> bool:
         began = self._clock.monotonic()
         upload, refusal = self._read(record)
-        if not is_canary(upload):
-            self._metrics.observe_stages({"ingest": self._clock.monotonic() - began})
+        ingest_s = self._clock.monotonic() - began
         if self._relay_long and refusal is None and takes_long(upload):
             if not await self._publish(record, [self._emitter.relayed(upload, record)], ours):
                 return False
             self._metrics.relayed.inc()
+            self._metrics.observe_stages({"ingest": ingest_s})
             return True
         judged = await self._judge_one(record, upload, refusal, brake, ours)
         if judged is None:
@@ -155,7 +155,8 @@ class Delivery:
         if not await self._publish(record, self._emitter.messages(judged, upload, record), ours):
             return False
         self._remember(upload, judged)
-        self._count(judged, record, letter, self._clock.monotonic() - judged_at)
+        stages = {"ingest": ingest_s, **judged.timings, "publish": self._clock.monotonic() - judged_at}
+        self._count(judged, record, letter, stages)
         return True
 
     async def _judge_one(
@@ -213,9 +214,9 @@ class Delivery:
                 return True
         return False
 
-    def _count(self, judged: Judged, record: Record, letter: str | None, publish_s: float) -> None:
+    def _count(self, judged: Judged, record: Record, letter: str | None, stages: Mapping[str, float]) -> None:
         verdict = judged.verdict
-        self._metrics.observe_stages({**judged.timings, "publish": publish_s})
+        self._metrics.observe_stages(stages)
         self._metrics.count_judged(
             media=verdict.media_class,
             outcome=verdict.outcome,

@@ -1,8 +1,9 @@
 """Lookups of the uploads that wait, together: one call for all of them, and a thread only where that is worth it.
 
-A thread and back costs more than looking up a text, so what takes less than two milliseconds is done on the loop: the
+A thread and back costs more than looking up a text, so what takes less than half a millisecond is done on the loop: the
 first to come in a turn of the loop at once, as one that comes alone mostly does, and all others of that turn together.
-What takes longer goes to the threads; while all of them are busy, what comes waits and makes one batch.
+What takes longer goes to the threads; while all of them are busy, or nobody has a view, what comes waits and makes one
+batch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from typing import Final
+from typing import Final, NamedTuple
 
 from hashweir.model import Neighbour, Scan
 from hashweir.pipeline.lookup import lookup_many
@@ -21,13 +22,25 @@ from hashweir.runners import Runners
 
 MOST: Final = 64
 """Uploads per call: a bound of how long the first of them waits for the last."""
-ON_THE_LOOP_S: Final = 0.002
-"""Processor time up to which a call is made on the loop: less than half of what Python lets a thread run at a time."""
+ON_THE_LOOP_S: Final = 0.0005
+"""Processor time up to which a call is made on the loop. Longer ones make the loop late for all others: at ten million
+entries, beside an import, the slowest hundredth of lookups took half as long again (`decisions/0011`)."""
 _FADE: Final = 0.9
 """What a fingerprint is reckoned to cost is the dearest of the last few calls."""
 
+_BLINK_S: Final = 0.001
+"""Who got a view sooner did not wait for one."""
+
 Answer = tuple[View, list[Neighbour], float]
 """The view, the neighbours by it, and how many seconds there was no view to judge by."""
+
+
+class _Waiting(NamedTuple):
+    """Who asked when (`time.perf_counter`), and how to answer."""
+
+    scan: Scan
+    asked_at: float
+    answer: asyncio.Future[Answer]
 
 
 class Lookups:
@@ -37,24 +50,41 @@ class Lookups:
         """At most `at_once` calls are made in `threads` at a time."""
         self._usable_view = usable_view
         self._threads = threads
-        self._waiting: deque[tuple[Scan, asyncio.Future[Answer]]] = deque()
+        self._at_once = at_once
+        self._waiting: deque[_Waiting] = deque()
         self._runners = Runners(self._run, at_once)
+        self._in_place = 0
+        """Who is looked up in its own task: not in one of the runners'."""
         self._first = True
-        """Nobody was looked up yet in this turn of the loop."""
+        """Nobody was looked up on the loop yet in this turn of it."""
+        self._blind_until = 0.0
+        """When there was a view again, the last time that there was none."""
         self._each_s = 1.0
         """Processor time per fingerprint; it begins with a guess that sends the first call to a thread."""
 
     async def lookup(self, scan: Scan) -> Answer:
         """The neighbours of a scan by the view of this moment. Raises what the lookup raises."""
-        loop = asyncio.get_running_loop()
-        if self._first and not self._waiting and self._is_short([scan]):
-            self._first = False
-            loop.call_soon(self._next_turn)
-            return (await self._look([scan]))[0]
-        found: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append((scan, found))
-        self._runners.wake()  # it begins in the next turn of the loop, when all that came in this one are waiting
-        return await found
+        asked_at = time.perf_counter()
+        free = not self._waiting and self._in_place < self._at_once
+        if free and (self._first or not self._is_short([scan])):
+            return await self._look_in_place(scan, asked_at)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(scan, asked_at, answer))
+        if self._in_place < self._at_once:
+            self._runners.wake()  # it begins in the next turn, when all that came in this one are waiting
+        return await answer
+
+    async def _look_in_place(self, scan: Scan, asked_at: float) -> Answer:
+        self._in_place += 1
+        self._first = False
+        asyncio.get_running_loop().call_soon(self._next_turn)
+        try:
+            view, found = await self._look([scan])
+            return view, found[0], self._blind_s(asked_at)
+        finally:
+            self._in_place -= 1
+            if self._waiting:
+                self._runners.wake()
 
     async def _run(self) -> None:
         """Look up until nobody waits."""
@@ -67,23 +97,25 @@ class Lookups:
                     try:
                         await self._answer([one])
                     except Exception as error:  # noqa: BLE001 - told to whoever waits
-                        if not one[1].done():
-                            one[1].set_exception(error)
+                        if not one.answer.done():
+                            one.answer.set_exception(error)
             except asyncio.CancelledError:
-                for _, answer in batch:
-                    answer.cancel()  # whoever waits must not wait for ever
+                for one in batch:
+                    one.answer.cancel()  # whoever waits must not wait for ever
                 raise
 
-    async def _answer(self, batch: Sequence[tuple[Scan, asyncio.Future[Answer]]]) -> None:
-        wanted = [one for one in batch if not one[1].done()]
-        for (_, answer), found in zip(wanted, await self._look([scan for scan, _ in wanted]), strict=True):
-            if not answer.done():
-                answer.set_result(found)
+    async def _answer(self, batch: Sequence[_Waiting]) -> None:
+        wanted = [one for one in batch if not one.answer.done()]
+        view, found = await self._look([one.scan for one in wanted])
+        for one, neighbours in zip(wanted, found, strict=True):
+            if not one.answer.done():
+                one.answer.set_result((view, neighbours, self._blind_s(one.asked_at)))
 
-    async def _look(self, scans: Sequence[Scan]) -> list[Answer]:
+    async def _look(self, scans: Sequence[Scan]) -> tuple[View, list[list[Neighbour]]]:
         began = time.perf_counter()
         view = await self._usable_view()
-        waited_s = time.perf_counter() - began
+        if time.perf_counter() - began > _BLINK_S:
+            self._blind_until = time.perf_counter()
         if self._is_short(scans):
             found, took_s = _timed(view, scans)
         else:
@@ -91,7 +123,11 @@ class Lookups:
             found, took_s = await loop.run_in_executor(self._threads, _timed, view, scans)
         if count := _count(scans):
             self._each_s = max(took_s / count, _FADE * self._each_s)
-        return [(view, neighbours, waited_s) for neighbours in found]
+        return view, found
+
+    def _blind_s(self, asked_at: float) -> float:
+        """How long there was no view for who asked then, be it that others waited for one in their stead."""
+        return max(0.0, self._blind_until - asked_at)
 
     def _is_short(self, scans: Sequence[Scan]) -> bool:
         """Whether to look these up on the loop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,8 +101,14 @@ def scan_of(*bits: int) -> Scan:
     return Scan(media_class="image", media_type="image/png", fingerprints=tuple(prints))
 
 
+@pytest.fixture
+def on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call is cheap enough for the loop, however slow this machine is."""
+    monkeypatch.setattr("hashweir.pipeline.lookups.ON_THE_LOOP_S", math.inf)
+
+
 async def test_what_waits_makes_one_call() -> None:
-    """While the threads are busy uploads gather; later, what is cheap needs no thread."""
+    """While the threads are busy, uploads gather."""
     view = Watched(entries, SETS)
     with ThreadPoolExecutor(1) as threads:
         lookups = Lookups(_always(view), threads, at_once=1)
@@ -113,17 +120,14 @@ async def test_what_waits_makes_one_call() -> None:
         found = [await one for one in (first, *rest)]
         assert [(count, on_loop) for _, count, on_loop in view.calls[:2]] == [(1, False), (7, False)]
         assert [near for _, near, _ in found] == [lookup(view, scan_of(bits).fingerprints) for bits in range(8)]
-        lookups._each_s = 1e-6
-        await asyncio.gather(*(lookups.lookup(scan_of(bits)) for bits in range(5)))
-        assert view.calls[-2:] == [("pdq", 1, True), ("pdq", 4, True)]
 
 
+@pytest.mark.usefixtures("on_the_loop")
 @pytest.mark.parametrize("turns", range(6))
 async def test_whoever_comes_when_the_last_call_ends_is_looked_up(turns: int) -> None:
     """However many turns of the loop later that is."""
     with ThreadPoolExecutor(1) as threads:
         lookups = Lookups(_always(ListView(entries, SETS)), threads, at_once=1)
-        lookups._each_s = 1e-6
 
         async def later() -> None:
             for _ in range(turns):
@@ -134,12 +138,12 @@ async def test_whoever_comes_when_the_last_call_ends_is_looked_up(turns: int) ->
             await asyncio.gather(lookups.lookup(scan_of(0)), later())
 
 
+@pytest.mark.usefixtures("on_the_loop")
 async def test_those_that_come_in_one_turn_are_looked_up_together() -> None:
     """The first at once, the others in one call; who comes alone never waits for anybody."""
     view = Watched(entries, SETS)
     with ThreadPoolExecutor(1) as threads:
         lookups = Lookups(_always(view), threads)
-        lookups._each_s = 1e-6
         for bits in range(3):
             await lookups.lookup(scan_of(bits))
             await asyncio.sleep(0)
@@ -147,12 +151,34 @@ async def test_those_that_come_in_one_turn_are_looked_up_together() -> None:
         assert view.calls == [("pdq", count, True) for count in (1, 1, 1, 1, 5)]
 
 
+@pytest.mark.usefixtures("on_the_loop")
+async def test_who_waited_for_a_view_is_not_looked_up_one_by_one() -> None:
+    """All that came while there was none: the loop would stand still until the last of them."""
+    view, there = Watched(entries, SETS), asyncio.Event()
+
+    async def usable_view() -> View:
+        await there.wait()
+        return view
+
+    with ThreadPoolExecutor(1) as threads:
+        lookups = Lookups(usable_view, threads, at_once=1)
+        asked = []
+        for bits in range(6):
+            asked.append(asyncio.create_task(lookups.lookup(scan_of(bits))))
+            await asyncio.sleep(0.001)
+        there.set()
+        blind_s = [seconds for _, _, seconds in await asyncio.gather(*asked)]
+    assert [count for _, count, _ in view.calls] == [1, 5]
+    assert blind_s == sorted(blind_s, reverse=True), "each had none for as long as it waited"
+    assert blind_s[-1] > 0.0005
+
+
 async def test_an_error_is_that_of_one_upload() -> None:
     """The others of its batch have their answers."""
     view = Watched(entries, SETS, bad=flip(BASE, 3))
     view.hold.set()
     with ThreadPoolExecutor(1) as threads:
-        lookups = Lookups(_always(view), threads)
+        lookups = Lookups(_always(view), threads, at_once=1)
         asked = [lookups.lookup(scan_of(bits)) for bits in (0, 3, 6)]
         first, bad, last = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(bad, KeyError)
@@ -164,16 +190,16 @@ async def test_an_error_is_that_of_one_upload() -> None:
 async def test_who_gave_up_is_not_looked_up() -> None:
     """A cancelled upload costs no search, and holds up nobody."""
     view = Watched(entries, SETS)
-    view.hold.set()
     with ThreadPoolExecutor(1) as threads:
-        lookups = Lookups(_always(view), threads)
-        gone, there = (asyncio.create_task(lookups.lookup(scan_of(bits))) for bits in (0, 6))
-        await asyncio.sleep(0)
+        lookups = Lookups(_always(view), threads, at_once=1)
+        first, gone, there = (asyncio.create_task(lookups.lookup(scan_of(bits))) for bits in (0, 3, 6))
+        await asyncio.to_thread(view.begun.wait, 10)
         gone.cancel()
-        await there
+        view.hold.set()
+        await asyncio.gather(first, there)
         with pytest.raises(asyncio.CancelledError):
             await gone
-    assert [count for _, count, _ in view.calls] == [1]
+    assert [count for _, count, _ in view.calls] == [1, 1]
 
 
 def _always(view: View):  # type: ignore[no-untyped-def]
