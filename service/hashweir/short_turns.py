@@ -15,7 +15,7 @@ import sys
 from typing import Final
 
 TURN_NS: Final = 100_000
-"""The shortest that Linux knows (`kernel/sched/syscalls.c`); its own default is 0.7 ms and more (`kernel/sched/fair.c`)."""
+"""The shortest that Linux knows (`kernel/sched/syscalls.c`). Its default is 0.7 ms and more (`kernel/sched/fair.c`)."""
 _CALL: Final = {"x86_64": 314, "aarch64": 274}
 """Numbers of `sched_setattr`, which Python does not have."""
 _RESET_ON_FORK: Final = 1

@@ -5,7 +5,7 @@ Three arms do the same work on the same bytes, in turn and in shuffled order, so
 Each arm is run twice in a row and the second counts as `warm`: the first pays for what the other arms threw out of
 the caches. `wall` is there and back; `cpu` is processor time of both sides together, from the scheduler's own count
 in nanoseconds, which other work on the machine disturbs far less. Ratios are of neighbours in time: medians, with
-quartiles.
+quartiles. `0.5 to 2 Mpx` is photos of such sizes, one after the other, as uploads are.
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ from hashweir.model import Limits
 from hashweir.pipeline.scan import ScanFunction, prepare
 from tests.pictures import encode, photo
 
-SIZES = {"64 x 64": (64, 64), "512 x 512": (512, 512), "1280 x 720": (1280, 720), "1920 x 1080": (1920, 1080)}
+SIZES = {
+    "64 x 64": [(64, 64)],
+    "512 x 512": [(512, 512)],
+    "1280 x 720": [(1280, 720)],
+    "1920 x 1080": [(1920, 1080)],
+    "0.5 to 2 Mpx": [(816, 612), (1000, 1000), (1333, 1000), (1632, 1224)],
+}
 STATES = ("cold", "warm")
 CLOCKS = ("wall", "cpu")
 SETUP = Setup(scan="hashweir.pipeline.scan:prepare", path=(), limits=Limits(), memory_bytes=2**31)
@@ -72,8 +78,9 @@ async def measure(pairs: int, seed: int) -> dict[str, Any]:
         scan = prepare(Limits())
         chance = random.Random(seed)
         found: dict[str, Any] = {"machine": platform.platform(), "pairs": pairs, "fences": fenced.fences}
-        for name, size in SIZES.items():
-            found[name] = await _measure(fenced, bare, scan, encode(photo(size=size), "JPEG"), pairs, chance)
+        for name, sizes in SIZES.items():
+            contents = [encode(photo(size=size), "JPEG") for size in sizes]
+            found[name] = await _measure(fenced, bare, scan, contents, pairs, chance)
         return found
     finally:
         await fenced.end()
@@ -84,18 +91,23 @@ async def _measure(
     fenced: ScanProcess,
     bare: ScanProcess,
     scan: ScanFunction,
-    content: bytes,
+    contents: Sequence[bytes],
     pairs: int,
     chance: random.Random,
 ) -> dict[str, Any]:
-    asked: list[Work] = [(content, "image/jpeg", (), exact.sha256(content))]
+    jobs: list[Work] = [(content, "image/jpeg", (), exact.sha256(content)) for content in contents]
+
+    async def there(process: ScanProcess) -> None:
+        for job in jobs:
+            await process.run([job], 60)
 
     async def here() -> None:
-        scan(content, "image/jpeg", ())
+        for content in contents:
+            scan(content, "image/jpeg", ())
 
     arms: dict[str, tuple[Callable[[], Awaitable[object]], int | None]] = {
-        "fenced": (lambda: fenced.run(asked, 60), fenced.pid),
-        "bare": (lambda: bare.run(asked, 60), bare.pid),
+        "fenced": (lambda: there(fenced), fenced.pid),
+        "bare": (lambda: there(bare), bare.pid),
         "here": (here, None),
     }
     took: dict[tuple[str, str, str], list[float]] = {(a, b, c): [] for a in arms for b in STATES for c in CLOCKS}
