@@ -14,7 +14,7 @@ from hashweir.adapters.redis_link import Access
 from hashweir.model import Kind
 from hashweir.ports import Chunk
 from hashweir.shards.follow import Follower
-from hashweir.shards.layout import COMMON, SLOT_BYTES
+from hashweir.shards.layout import CHUNK_SLOTS, COMMON, SLOT_BYTES
 from tests.contract.following import Between, flip, following, until
 from tests.filled import PREFIX, fill
 from tests.servers.store import RedisServer, ValkeyServer
@@ -34,9 +34,14 @@ def _server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 class Counting(Between):
-    """Knows how many chunks were read."""
+    """Knows how many chunks were read, and compared."""
 
     reads = 0
+    compared = 0
+
+    async def digests(self, shard: int, kind: Kind, first: int, count: int) -> list[bytes]:
+        self.compared += count
+        return await self.store.digests(shard, kind, first, count)
 
     async def read_chunk(self, shard: int, kind: Kind, number: int) -> Chunk:
         self.reads += 1
@@ -84,10 +89,18 @@ async def scene(server: Server) -> AsyncIterator[Scene]:
         yield here
 
 
-@pytest.mark.parametrize("where", ["entry", "set", "state", "row"])
-async def test_a_byte_of_the_copy(server: Server, where: str) -> None:
-    """It is found, one chunk is read, and the copy is right again: the entry is found, under its id, once."""
+@pytest.mark.parametrize(
+    ("where", "late"), [("entry", False), ("set", True), ("state", True), ("row", False), ("row", True)]
+)
+async def test_a_byte_of_the_copy(server: Server, where: str, late: bool) -> None:
+    """It is found, one chunk is read, and the copy is right again: the entry is found, under its id, once.
+
+    Before any chunk was digested, or `late`, when all were.
+    """
     async with scene(server) as here:
+        chunks = sum(-(-shard.count("pdq") // CHUNK_SLOTS) for shard in here.follower.known.shards)
+        if late:
+            await until(lambda: here.between.compared > chunks, 2 * ROUND_S)
         shard, slot = here.follower.known.shards[3], 77
         value = here.value(3, slot)
         before, table = here.ids(value), here.follower.known.tables.by_key["pdq", 0]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,19 @@ class Records:
             column = np.empty((used, end - start), np.uint8)
             _copy(block, slice(0, used), start, column)
             yield first, column
+
+    def checksum(self, first: int, count: int) -> int:
+        """CRC-32 of `count` rows from `first` on as they are kept. The same rows kept otherwise have another one."""
+        found = 0
+        while count > 0:
+            number, within = divmod(first, BLOCK_ROWS)
+            block, size = self._blocks[number], min(BLOCK_ROWS - within, count)
+            if isinstance(block, Full):
+                found = crc32(repr(block.runs).encode(), crc32(block.same.data, found))
+                block = block.varying
+            found = crc32(block[within : within + size].data, found)
+            first, count = first + size, count - size
+        return found
 
     def blocks(self) -> list[Octets | Full]:
         """As `restored` takes them. The last one may have room, in which rows may come."""

@@ -1,6 +1,7 @@
 """Find silent damage: bytes that changed by themselves, here or in the store, where no sequence shows it.
 
-Round after round, the server digests each chunk as it has it, and this process digests its own, from its own memory.
+Round after round, the server digests each chunk as it has it, and this process digests its own, from its own memory; or
+tells by a checksum of that memory that it is as it was when it was digested last.
 Equal digests say that neither changed: the two copies are kept apart. Where they differ, the sums tell which is right,
 and only then is a chunk read. Damaged here: it is read again, and its table is made anew. Damaged in the store: alarm,
 and the verified copy is kept.
@@ -18,7 +19,7 @@ from hashweir.errors import Refused, Unreachable
 from hashweir.model import KINDS, Kind
 from hashweir.ports import Chunk, Store
 from hashweir.shards.reread import Rereader, Wanted, damage_text, sum_of
-from hashweir.shards.snapshot import Snapshot
+from hashweir.shards.snapshot import Mark, Snapshot
 from hashweir.shards.tables import Tables
 from hashweir.shards.trust import Alarms, Followed
 
@@ -38,6 +39,8 @@ class Scrubber:
         """All but the time belong to the follower."""
         self._store, self._chunks, self._tables, self._alarms = store, chunks, tables, alarms
         self._round_s = round_s
+        self._digested: dict[tuple[int, Kind, int], tuple[Mark, bytes]] = {}
+        """Digests by shard, kind and number of the chunk, with the mark that the chunk had."""
 
     async def round(self, followed: Sequence[Followed]) -> None:
         """Every chunk once, spread over the time. What the store does not answer is left to the next round."""
@@ -66,13 +69,25 @@ class Scrubber:
         numbers = range(first, min(first + AT_ONCE, len(shard.sums(kind))))
         snapshots = [shard.snapshot(kind, number) for number in numbers]
         theirs = await self._store.digests(shard.number, kind, first, len(numbers))
-        ours = await asyncio.to_thread(lambda: [snapshot.digest() for snapshot in snapshots])
+        ours = await asyncio.to_thread(lambda: [self._digest(shard.number, snapshot) for snapshot in snapshots])
         for number, mine, there in zip_longest(numbers, ours, theirs[: len(ours)]):
             if mine != there:
+                self._digested.pop((shard.number, kind, snapshots[number - first].first), None)
                 await self._decide(one, kind, number)
             else:
                 self._alarms.judge("store_damaged", shard.number, False, damage_text(kind, number))
         self._alarms.judge("store_refused", shard.number, False, _REFUSED)
+
+    def _digest(self, shard: int, snapshot: Snapshot) -> bytes:
+        """Of a chunk that has the mark with which it was digested before, that digest."""
+        name, mark = (shard, snapshot.kind, snapshot.first), snapshot.mark()
+        known = self._digested.get(name)
+        if known is not None and known[0] == mark:
+            return known[1]
+        digest = snapshot.digest()
+        if mark is not None:
+            self._digested[name] = mark, digest
+        return digest
 
     async def _decide(self, one: Followed, kind: Kind, number: int) -> None:
         """Two copies differ: because the store was written meanwhile, or because one of them is damaged."""

@@ -11,6 +11,7 @@ with the old one keep it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +125,11 @@ class Table:
     def items(self, rows: Rows) -> Items:
         """The items of rows."""
         return np.ascontiguousarray(self.records.take(rows)[:, slice(*self._item)]).view(np.uint64).ravel()
+
+    def checksum(self, first: int, count: int) -> int:
+        """CRC-32 of all that is kept of `count` rows from `first` on, in the way in which it is kept."""
+        values = self.index.values(np.arange(first, first + count))
+        return crc32(np.ascontiguousarray(values).data, self.records.checksum(first, count))
 
     def take(self, rows: Rows) -> tuple[Octets, Octets]:
         """Slots (n, 64) and side records (n, 40) of rows."""

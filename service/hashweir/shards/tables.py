@@ -51,6 +51,16 @@ class Reading:
                 here = np.nonzero((forms == form) & (rows < len(table)))[0]
                 yield table, here, rows[here]
 
+    def checksum(self, kind: Kind, refs: Refs) -> int | None:
+        """CRC-32 of what is kept behind references, in a fraction of the time of `take`; None where they are no run."""
+        if not refs.size or int(refs[-1]) - int(refs[0]) != len(refs) - 1 or not (refs[1:] > refs[:-1]).all():
+            return None
+        (form, first), (last_form, last) = (divmod(int(one), _ROWS) for one in (refs[0], refs[-1]))
+        table = self.tables.get((kind, form))
+        if table is None or form != last_form or last >= len(table):
+            return None
+        return table.checksum(first, len(refs))
+
     def take(self, kind: Kind, refs: Refs) -> tuple[Octets, Octets]:
         """Slots (n, 64) and side records (n, 40) behind references; zeros where one leads nowhere."""
         images, sides = np.zeros((len(refs), SLOT_BYTES), np.uint8), np.zeros((len(refs), SIDE_BYTES), np.uint8)

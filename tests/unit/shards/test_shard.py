@@ -11,6 +11,7 @@ from hashweir.model import Kind
 from hashweir.ports import Chunk, Head, Position, SlotChange
 from hashweir.shards._sums import chunk_sum
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS, slot_sum
+from hashweir.shards.records import BLOCK_ROWS
 from hashweir.shards.shard import Gap, Shard
 from hashweir.shards.tables import Tables
 from tests.contract.following import flip
@@ -165,6 +166,27 @@ def test_memory_that_changed_by_itself_is_seen() -> None:
     assert shard.intact("pdq", 0)
     flip(shard, "pdq", 1, 40)
     assert not shard.intact("pdq", 0)
+
+
+@pytest.mark.parametrize("count", [3, 2 * BLOCK_ROWS])
+def test_a_mark_is_that_of_memory(count: int) -> None:
+    """It stays while nothing changes, and no byte changes without it; scattered rows have none."""
+    shard, last = started(), (count - 1) // CHUNK_SLOTS
+    for slot in range(count):
+        shard.apply(change(slot + 1, "pdq", slot, slot << 80))  # all of one form
+    mark = shard.snapshot("pdq", last).mark()
+    assert mark is not None
+    assert shard.snapshot("pdq", last).mark() == mark
+    for at in range(32, SLOT_BYTES):
+        flip(shard, "pdq", count - 2, at)
+        assert shard.snapshot("pdq", last).mark() != mark
+        flip(shard, "pdq", count - 2, at)
+    assert shard.snapshot("pdq", last).mark() == mark
+    shard.refs("pdq")[count - 2] ^= 1 << 20
+    assert shard.snapshot("pdq", last).mark() is None
+    shard.refs("pdq")[count - 2] ^= 1 << 20
+    assert shard.apply(change(count + 1, "pdq", count - 2, 7 << 80))
+    assert shard.snapshot("pdq", last).mark() is None
 
 
 @given(st.lists(st.tuples(st.sampled_from(["pdq", "md5"]), st.integers(0, 2**30), st.booleans()), max_size=40))
