@@ -26,7 +26,6 @@ from hashweir.errors import ConfigError, HashweirError, Unreachable
 from hashweir.logs import Logger
 from hashweir.pipeline.worker import Worker
 from hashweir.ports import Clock, Sandbox, Sink, Source, Store, Tracer
-from hashweir.short_turns import take_short_turns
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 4
 EXIT_STUCK = 70
@@ -46,7 +45,6 @@ def calm() -> None:
     The collector leaves alone what there is by now: looking through it took 40 to 60 ms, in which all threads stand.
     """
     sys.setswitchinterval(_SWITCH_S)
-    take_short_turns()
     gc.collect()
     gc.freeze()
 

@@ -31,6 +31,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -54,7 +55,7 @@ from hashweir.sets.write import new_operation, now_ms
 from hashweir.shards.follow import Follower
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS
 from hashweir.shards.tables import ACTIVE
-from hashweir.wiring.judging import lookup_threads
+from hashweir.wiring.judging import LOOKUP_THREADS
 from tests.bench.cold_start import memory
 from tests.bench.spent import Account
 from tests.contract.following import SetClock
@@ -106,7 +107,7 @@ class Asked:
             self.store, SetClock(), on_change=self._changed, on_alarm=lambda reason, *_: alarms.append(reason)
         )
         self._alarms, self._rate = alarms, rate
-        threads, gate = lookup_threads(), ViewGate(self.follower.known)
+        threads, gate = ThreadPoolExecutor(LOOKUP_THREADS, "lookup"), ViewGate(self.follower.known)
         self._lookup = Lookups(gate.usable_view, threads).lookup
         self._asking: set[asyncio.Task[None]] = set()
         self._account = Account(names={"MainThread": "loop", "lookup": "lookups", "": "others"})
@@ -158,18 +159,19 @@ class Asked:
         queries, number = self._queries(), 0
         due = time.monotonic()
         while True:
-            number, due = number + 1, due + 1 / self._rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            query = queries[number % QUERIES]
-            if number % 5 == 0 and self._gone_values:
-                query = self._gone_values[number % len(self._gone_values)]
             standing = self.follower.known.view().standing
             self._standings[standing] = self._standings.get(standing, 0) + 1
             if not self._turns or self._turns[-1][1] != standing:
                 self._turns.append((time.time(), standing))
-            task = asyncio.create_task(self._ask_one(query, due))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            while due <= time.monotonic():  # all of them: a turn of the loop may take longer than they are apart
+                query = queries[number % QUERIES]
+                if number % 5 == 0 and self._gone_values:
+                    query = self._gone_values[number % len(self._gone_values)]
+                task = asyncio.create_task(self._ask_one(query, due))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+                number, due = number + 1, due + 1 / self._rate
 
     async def _ask_one(self, query: bytes, due: float) -> None:
         one = Fingerprint(kind="pdq", form="canonical", recipe="pdq/canonical/1", value=query.hex(), quality=90)

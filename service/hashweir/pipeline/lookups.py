@@ -1,6 +1,6 @@
 """Lookups of the uploads that wait, together: one call for all of them, and a thread only where that is worth it.
 
-A thread and back costs more than looking up a text, so what takes less than half a millisecond is done on the loop: the
+A thread and back costs more than looking up a text, so what takes less than two milliseconds is done on the loop: the
 first to come in a turn of the loop at once, as one that comes alone mostly does, and all others of that turn together.
 What takes longer goes to the threads; while all of them are busy, or nobody has a view, what comes waits and makes one
 batch.
@@ -22,9 +22,10 @@ from hashweir.runners import Runners
 
 MOST: Final = 64
 """Uploads per call: a bound of how long the first of them waits for the last."""
-ON_THE_LOOP_S: Final = 0.0005
-"""Processor time up to which a call is made on the loop. Longer ones make the loop late for all others: at ten million
-entries, beside an import, the slowest hundredth of lookups took half as long again (`decisions/0011`)."""
+ON_THE_LOOP_S: Final = 0.002
+"""Processor time up to which a call is made on the loop. Where processors are short a thread waits for one as well as
+for the interpreter: at ten million entries, 0.5 ms each, that took the slowest hundredth of lookups half as long again
+(`decisions/0011-rows-that-never-change.md`)."""
 _FADE: Final = 0.9
 """What a fingerprint is reckoned to cost is the dearest of the last few calls."""
 

@@ -25,18 +25,12 @@ from hashweir.ports import MediaSource, Sandbox, SlotChange, Store, View
 from hashweir.shards.follow import Follower
 from hashweir.shards.keep import Saver
 from hashweir.shards.subset import Subset, parse
-from hashweir.short_turns import take_short_turns
 from hashweir.wiring.clock import SystemClock
 from hashweir.wiring.gauges import keep_gauges
 from hashweir.wiring.scanning import media, sandbox
 from hashweir.wiring.stores import open_store
 
-_LOOKUP_THREADS = 2
-
-
-def lookup_threads() -> ThreadPoolExecutor:
-    """The threads of lookups that are too long for the loop."""
-    return ThreadPoolExecutor(_LOOKUP_THREADS, "lookup", take_short_turns)
+LOOKUP_THREADS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +92,7 @@ def judging(
     )
     gate = ViewGate(follower.known, allow_empty=allow_empty or config.worker.allow_empty)
     scan = sandbox(config, metrics, log)
-    threads = lookup_threads()
+    threads = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
     matcher_over = partial(_matcher, config, scan, follower, threads, media(config))
     return Judging(
         sandbox=scan,
