@@ -65,8 +65,10 @@ class Gated(MemorySink):
         super().__init__(broker)
         self.gate = asyncio.Event()
         self.gate.set()
+        self.asked = 0
 
     async def publish(self, messages: Any) -> None:
+        self.asked += 1
         await self.gate.wait()
         await super().publish(messages)
 
@@ -297,8 +299,7 @@ async def test_a_change_while_an_upload_is_on_its_way() -> None:
     async with deployment.worker() as world:
         world.sink.gate.clear()
         uploading = asyncio.create_task(world.upload("u", given(entry)))
-        await until(lambda: world.value("stage_duration_seconds_count", stage="ingest") == 1)
-        await asyncio.sleep(0.05)
+        await until(lambda: world.sink.asked == 1)
         await deployment.write("add", entry)
         await caught_up(world.follower, deployment.store)
         await asyncio.sleep(0.1)
