@@ -2,6 +2,7 @@
 
 Three arms do the same work on the same bytes, in turn and in shuffled order, so that load and caches meet all alike:
 `fenced` (a scan process as it is), `bare` (the same process without any fence), `here` (a call in this process).
+All stay on one processor, for two are seldom equally fast where others share the machine, and only one arm has work.
 Each arm is run twice in a row and the second counts as `warm`: the first pays for what the other arms threw out of
 the caches. `wall` is there and back; `cpu` is processor time of both sides together, from the scheduler's own count
 in nanoseconds, which other work on the machine disturbs far less. Ratios are of neighbours in time: medians, with
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     found = asyncio.run(measure(options.pairs, options.seed))
     if options.json:
         print(json.dumps(found, indent=2))
