@@ -23,9 +23,9 @@ from hashweir.shards.snapshot import Mark, Snapshot
 from hashweir.shards.tables import Tables
 from hashweir.shards.trust import Alarms, Followed
 
-AT_ONCE = 3
-"""Chunks per call: about a millisecond of the server's time (0.3 ms each)."""
-_SHARE = 0.9
+AT_ONCE = 2
+"""Chunks per call: less than a millisecond of the server's time (0.3 ms each)."""
+_SHARE = 0.8
 """Share of a round's time that is planned for. The rest is for what is slower than it was expected."""
 _ATTEMPTS = 5
 """A chunk that is written to while it is looked at is looked at again."""
