@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from hashweir.hashing import pdq
-from hashweir.index.sliced import COSTS, DESIGN_RADIUS, SlicedPdq
+from hashweir.index.layouts import COSTS, DESIGN_RADIUS
+from hashweir.index.sliced import SlicedPdq
 from hashweir.model import Turn
 from tests.bench.index import tended
 from tests.varied import picture, pixels

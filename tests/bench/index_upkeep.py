@@ -17,7 +17,8 @@ from time import perf_counter, sleep, thread_time
 import numpy as np
 
 from hashweir.index import sliced
-from hashweir.index.sliced import SlicedPdq, layout_for
+from hashweir.index.layouts import DESIGN_RADIUS, layout_for
+from hashweir.index.sliced import SlicedPdq
 from tests.bench.index import corpus
 
 CHUNK = 1 << 16
@@ -119,7 +120,7 @@ def latencies(entries: int, seconds: float) -> None:
             stop = perf_counter() + TURN
             while (now := perf_counter()) < stop:
                 spent = thread_time()
-                index.search(asked[number % len(asked)], sliced.DESIGN_RADIUS)
+                index.search(asked[number % len(asked)], DESIGN_RADIUS)
                 times[beside].append(((perf_counter() - now) * 1e6, (thread_time() - spent) * 1e6))
                 number += 1
     done.set()

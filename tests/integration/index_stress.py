@@ -40,7 +40,8 @@ def main() -> int:
     given = parser.parse_args()
     native = load(given.extension)
     # Only now: whoever imports an index first decides on the extension.
-    from hashweir.index.sliced import Costs, SlicedPdq
+    from hashweir.index.layouts import Costs
+    from hashweir.index.sliced import SlicedPdq
     from hashweir.index.tlsh import NativeTlsh
 
     assert sys.modules["hashweir.index._native"] is native
@@ -67,7 +68,7 @@ def main() -> int:
             if given.torn:
                 one = pdq._slices.all[0]
                 codes_now = pdq._rows.now.columns[0]
-                native.build(codes_now, 9, PLANTED, *one.layout, one.starts, one.rows)
+                native.build(codes_now, 9, 0, PLANTED, *one.layout, one.starts, one.rows)
 
     threads = [
         threading.Thread(target=look, args=(pdq, codes, 31)),

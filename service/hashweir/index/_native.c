@@ -35,12 +35,17 @@ typedef struct {
     int radius;  // the largest weight of a mask
 } Slice;
 
+typedef struct {  // rows first to end - 1, all of them in each of the slices
+    size_t first, end, limit, slices_count;
+    Slice *slices;
+} Layer;
+
 typedef struct {
     const uint64_t **codes;
     const uint8_t **dead, **heads;
     unsigned shift;
-    size_t rows, covered, limit, slices_count, queries_count;
-    Slice *slices;
+    size_t rows, layers_count, queries_count;
+    Layer *layers;
     const uint8_t *queries;
     unsigned radius;
     int measure;
@@ -203,13 +208,13 @@ static int by_row(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// A row is reported only by the first of the slices that match it, so it is reported once.
-INLINE int check(Search *s, size_t number, const uint64_t *query, Candidate one) {
+// A row is reported only by the first of its layer's slices that match it, so it is reported once.
+INLINE int check(Search *s, const Layer *layer, size_t number, const uint64_t *query, Candidate one) {
     const uint64_t *code = code_at(s, one.row);
     unsigned far = hamming_within(code, query, s->radius);
     if (far > s->radius || is_dead(s, one.row)) return 0;
     for (size_t earlier = 0; earlier < one.slice; earlier++) {
-        const Slice *slice = &s->slices[earlier];
+        const Slice *slice = &layer->slices[earlier];
         uint32_t apart = key_of(code, slice->first, slice->width) ^ key_of(query, slice->first, slice->width);
         if ((int)COUNT(apart) <= slice->radius) return 0;
     }
@@ -221,15 +226,15 @@ INLINE void touch(const Slice *slice, uint32_t key, size_t from, size_t to) {
         __builtin_prefetch(slice->starts + ((key ^ slice->masks[probe]) & (slice->buckets - 1)));
 }
 
-// All rows below `covered` for one query. 1: there are more candidates than a scan would cost, and nothing was done.
-INLINE int probe_slices(Search *s, size_t number, Span *spans, size_t *ends) {
+// All rows of a layer for one query. 1: there are more candidates than a scan would cost, and nothing was done.
+INLINE int probe_slices(Search *s, const Layer *layer, size_t number, Span *spans, size_t *ends) {
     uint64_t query[WORDS];
     memcpy(query, s->queries + number * sizeof query, sizeof query);
     size_t count = 0, candidates = 0, begun = s->hits.count;
-    for (const Slice *slice = s->slices; slice < s->slices + s->slices_count; slice++)
+    for (const Slice *slice = layer->slices; slice < layer->slices + layer->slices_count; slice++)
         touch(slice, key_of(query, slice->first, slice->width), 0, slice->probes < CHUNK ? slice->probes : CHUNK);
-    for (size_t index = 0; index < s->slices_count; index++) {
-        const Slice *slice = &s->slices[index];
+    for (size_t index = 0; index < layer->slices_count; index++) {
+        const Slice *slice = &layer->slices[index];
         uint32_t key = key_of(query, slice->first, slice->width);
         for (size_t from = 0, to; from < slice->probes; from = to) {
             to = slice->probes - from < CHUNK ? slice->probes : from + CHUNK;
@@ -246,37 +251,44 @@ INLINE int probe_slices(Search *s, size_t number, Span *spans, size_t *ends) {
         }
         ends[index] = count;
     }
-    if (candidates > s->limit) return 1;
+    if (candidates > layer->limit) return 1;
     Candidate ring[WINDOW];
     size_t seen = 0, at = 0;
-    for (uint32_t index = 0; index < s->slices_count; index++)
+    for (uint32_t index = 0; index < layer->slices_count; index++)
         for (; at < ends[index]; at++)
             for (size_t place = spans[at].from; place < spans[at].to; place++) {
-                uint32_t row = s->slices[index].rows[place];
-                if (row >= s->covered) continue;  // the scan's
+                uint32_t row = layer->slices[index].rows[place];
+                if (row < layer->first || row >= layer->end) continue;  // a younger layer's, or the scan's
                 __builtin_prefetch(code_at(s, row));
                 Candidate *slot = &ring[seen % WINDOW];
-                if (seen++ >= WINDOW && check(s, number, query, *slot)) return -1;
+                if (seen++ >= WINDOW && check(s, layer, number, query, *slot)) return -1;
                 *slot = (Candidate){row, index};
             }
     for (size_t rest = seen < WINDOW ? 0 : seen - WINDOW; rest < seen; rest++)
-        if (check(s, number, query, ring[rest % WINDOW])) return -1;
+        if (check(s, layer, number, query, ring[rest % WINDOW])) return -1;
     if (s->hits.count > begun + 1) qsort(s->hits.at + begun, s->hits.count - begun, sizeof(Hit), by_row);
     return 0;
 }
 
 INLINE int run(Search *s, int level) {
-    size_t probes = 1;
-    for (size_t index = 0; index < s->slices_count; index++) probes += s->slices[index].probes;
+    size_t probes = 1, slices = 1;
+    for (const Layer *layer = s->layers; layer < s->layers + s->layers_count; layer++) {
+        size_t here = 1;
+        for (size_t index = 0; index < layer->slices_count; index++) here += layer->slices[index].probes;
+        if (here > probes) probes = here;
+        if (layer->slices_count > slices) slices = layer->slices_count;
+    }
     Span *spans = malloc(probes * sizeof *spans);
-    size_t *ends = malloc((s->slices_count + 1) * sizeof *ends);
+    size_t *ends = malloc(slices * sizeof *ends);
     size_t *firsts = calloc(s->queries_count + 1, sizeof *firsts);
     int failed = !spans || !ends || !firsts;
-    for (size_t q = 0; q < s->queries_count && s->covered && !failed; q++) {
-        int scan_it = probe_slices(s, q, spans, ends);
-        failed = scan_it < 0;
-        firsts[q] = scan_it ? 0 : s->covered;
-    }
+    for (size_t q = 0; q < s->queries_count && !failed; q++)
+        for (const Layer *layer = s->layers; layer < s->layers + s->layers_count; layer++) {
+            int scan_it = probe_slices(s, layer, q, spans, ends);
+            failed = scan_it < 0;
+            if (scan_it) break;
+            firsts[q] = layer->end;
+        }
     failed = failed || scan(s, firsts, level);
     free(spans);
     free(ends);
@@ -361,6 +373,35 @@ static int hold_slice(Held *held, PyObject *fields, Slice *slice) {
     return 0;
 }
 
+// Layers follow each other from row 0 on. Their slices lie one after the other in `slices`.
+static int hold_layer(Held *held, PyObject *fields, size_t begin, size_t rows, Layer *layer, Slice *slices) {
+    Py_ssize_t first, end, limit;
+    PyObject *ways;
+    if (!PyArg_ParseTuple(fields, "nnnO!", &first, &end, &limit, &PyTuple_Type, &ways)) return -1;
+    if (first < 0 || (size_t)first != begin || end < first || (size_t)end > rows || limit < 0) {
+        PyErr_SetString(PyExc_ValueError, "a layer's number is out of its range");
+        return -1;
+    }
+    *layer = (Layer){(size_t)first, (size_t)end, (size_t)limit, (size_t)PyTuple_GET_SIZE(ways), slices};
+    for (size_t index = 0; index < layer->slices_count; index++)
+        if (hold_slice(held, PyTuple_GET_ITEM(ways, (Py_ssize_t)index), &slices[index])) return -1;
+    return 0;
+}
+
+// How many slices there are in layers; -1 with an error set where one is no layer.
+static Py_ssize_t slices_of(PyObject *layers) {
+    Py_ssize_t count = 0;
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(layers); index++) {
+        PyObject *fields = PyTuple_GET_ITEM(layers, index);
+        if (!PyTuple_Check(fields) || PyTuple_GET_SIZE(fields) != 4 || !PyTuple_Check(PyTuple_GET_ITEM(fields, 3))) {
+            PyErr_SetString(PyExc_TypeError, "a layer is a tuple of three numbers and its slices");
+            return -1;
+        }
+        count += PyTuple_GET_SIZE(PyTuple_GET_ITEM(fields, 3));
+    }
+    return count;
+}
+
 // Three runs of int64: query, row, distance; ordered by query, then row. Within a query, hits lie in order of rows.
 static PyObject *columns(const Hits *hits, size_t queries) {
     PyObject *found = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(hits->count * 3 * sizeof(int64_t)));
@@ -384,31 +425,31 @@ static PyObject *columns(const Hits *hits, size_t queries) {
 }
 
 static PyObject *search(PyObject *self, PyObject *args) {
-    PyObject *codes, *heads, *dead, *slices, *queries, *found = NULL;
-    Py_ssize_t rows, covered, limit;
+    PyObject *codes, *heads, *dead, *layers, *queries, *found = NULL;
+    Py_ssize_t rows, slices_count;
     unsigned radius;
     int level;
     Search s = {0};
-    if (!PyArg_ParseTuple(args, "O!O!O!InO!nnOIii", &PyTuple_Type, &codes, &PyTuple_Type, &heads, &PyTuple_Type, &dead,
-                          &s.shift, &rows, &PyTuple_Type, &slices, &covered, &limit, &queries, &radius,
-                          &s.measure, &level))
+    if (!PyArg_ParseTuple(args, "O!O!O!InO!OIii", &PyTuple_Type, &codes, &PyTuple_Type, &heads, &PyTuple_Type, &dead,
+                          &s.shift, &rows, &PyTuple_Type, &layers, &queries, &radius, &s.measure, &level))
         return NULL;
-    if (s.shift < 9 || s.shift > 31 || rows < 0 || (size_t)rows > UINT32_MAX || covered < 0 || covered > rows ||
-        limit < 0 || radius > 1u << 20 ||
-        s.measure < HAMMING || s.measure > DIFF || (s.measure && covered)) {
+    if (s.shift < 9 || s.shift > 31 || rows < 0 || (size_t)rows > UINT32_MAX || radius > 1u << 20 ||
+        s.measure < HAMMING || s.measure > DIFF || (s.measure && PyTuple_GET_SIZE(layers))) {
         PyErr_SetString(PyExc_ValueError, "a number is out of its range");
         return NULL;
     }
+    if ((slices_count = slices_of(layers)) < 0) return NULL;
     Py_ssize_t views = PyTuple_GET_SIZE(codes) + PyTuple_GET_SIZE(heads) + PyTuple_GET_SIZE(dead) +
-                       3 * PyTuple_GET_SIZE(slices) + 1;
+                       3 * slices_count + 1;
     Held held = {PyMem_Calloc((size_t)views, sizeof(Py_buffer)), 0};
-    s.slices_count = (size_t)PyTuple_GET_SIZE(slices);
-    s.slices = PyMem_Calloc(s.slices_count + 1, sizeof(Slice));
-    if (!held.at || !s.slices) {
+    Slice *slices = PyMem_Calloc((size_t)slices_count + 1, sizeof(Slice));
+    s.layers_count = (size_t)PyTuple_GET_SIZE(layers);
+    s.layers = PyMem_Calloc(s.layers_count + 1, sizeof(Layer));
+    if (!held.at || !slices || !s.layers) {
         PyErr_NoMemory();
         goto done;
     }
-    s.rows = (size_t)rows, s.covered = (size_t)covered, s.limit = (size_t)limit, s.radius = radius;
+    s.rows = (size_t)rows, s.radius = radius;
     size_t size = WORDS * 8 + (s.measure ? HEAD : 0);
     if (!(s.queries = hold(&held, queries, 0, 1, 0))) goto done;
     s.queries_count = (size_t)held.at[0].len / size;
@@ -419,8 +460,14 @@ static PyObject *search(PyObject *self, PyObject *args) {
     if (!(s.codes = (const uint64_t **)hold_segments(&held, codes, s.rows, s.shift, WORDS * 8, 8))) goto done;
     if (!(s.dead = (const uint8_t **)hold_segments(&held, dead, s.rows, s.shift, 1, 1))) goto done;
     if (s.measure && !(s.heads = (const uint8_t **)hold_segments(&held, heads, s.rows, s.shift, HEAD, 1))) goto done;
-    for (size_t index = 0; index < s.slices_count; index++)
-        if (hold_slice(&held, PyTuple_GET_ITEM(slices, index), &s.slices[index])) goto done;
+    size_t begin = 0;
+    Slice *next = slices;
+    for (size_t index = 0; index < s.layers_count; index++) {
+        Layer *layer = &s.layers[index];
+        if (hold_layer(&held, PyTuple_GET_ITEM(layers, (Py_ssize_t)index), begin, s.rows, layer, next)) goto done;
+        begin = layer->end;
+        next += layer->slices_count;
+    }
     int failed;
     Py_BEGIN_ALLOW_THREADS
     failed = run_at(&s, level);
@@ -428,7 +475,8 @@ static PyObject *search(PyObject *self, PyObject *args) {
     found = failed ? PyErr_NoMemory() : columns(&s.hits, s.queries_count);
 done:
     free(s.hits.at);
-    PyMem_Free(s.slices);
+    PyMem_Free(slices);
+    PyMem_Free(s.layers);
     PyMem_Free((void *)s.codes);
     PyMem_Free((void *)s.dead);
     PyMem_Free((void *)s.heads);
@@ -437,43 +485,44 @@ done:
 }
 
 // After the second pass, starts[b] has moved to the end of bucket b, which is where bucket b + 1 starts.
-static void sort_rows(const Search *s, unsigned first, unsigned width, uint32_t *starts, uint32_t *rows) {
+static void sort_rows(const Search *s, size_t from, unsigned first, unsigned width, uint32_t *starts,
+                      uint32_t *rows) {
     size_t buckets = (size_t)1 << width;
     uint32_t before = 0;
     memset(starts, 0, (buckets + 1) * 4);
-    for (size_t row = 0; row < s->rows; row++) starts[key_of(code_at(s, row), first, width)]++;
+    for (size_t row = from; row < s->rows; row++) starts[key_of(code_at(s, row), first, width)]++;
     for (size_t bucket = 0; bucket < buckets; bucket++) {
         uint32_t here = starts[bucket];
         starts[bucket] = before;
         before += here;
     }
-    for (size_t row = 0; row < s->rows; row++) rows[starts[key_of(code_at(s, row), first, width)]++] = (uint32_t)row;
+    for (size_t row = from; row < s->rows; row++) rows[starts[key_of(code_at(s, row), first, width)]++] = (uint32_t)row;
     memmove(starts + 1, starts, buckets * 4);
     starts[0] = 0;
 }
 
 static PyObject *build(PyObject *self, PyObject *args) {
     PyObject *codes, *starts_at, *rows_at, *result = NULL;
-    Py_ssize_t count;
+    Py_ssize_t from, end;
     unsigned first, width;
     Search s = {0};
-    if (!PyArg_ParseTuple(args, "O!InIIOO", &PyTuple_Type, &codes, &s.shift, &count, &first, &width, &starts_at,
+    if (!PyArg_ParseTuple(args, "O!InnIIOO", &PyTuple_Type, &codes, &s.shift, &from, &end, &first, &width, &starts_at,
                           &rows_at))
         return NULL;
-    if (s.shift < 9 || s.shift > 31 || count < 0 || (size_t)count > UINT32_MAX || width < 1 || width > 28 ||
+    if (s.shift < 9 || s.shift > 31 || from < 0 || end < from || (size_t)end > UINT32_MAX || width < 1 || width > 28 ||
         first > 256 - width) {
         PyErr_SetString(PyExc_ValueError, "a number is out of its range");
         return NULL;
     }
     Held held = {PyMem_Calloc((size_t)PyTuple_GET_SIZE(codes) + 2, sizeof(Py_buffer)), 0};
     if (!held.at) return PyErr_NoMemory();
-    s.rows = (size_t)count;
+    s.rows = (size_t)end;
     uint32_t *starts = (uint32_t *)hold(&held, starts_at, (((size_t)1 << width) + 1) * 4, 4, 1), *rows = NULL;
-    if (starts) rows = (uint32_t *)hold(&held, rows_at, s.rows * 4, 4, 1);
+    if (starts) rows = (uint32_t *)hold(&held, rows_at, (size_t)(end - from) * 4, 4, 1);
     if (rows) s.codes = (const uint64_t **)hold_segments(&held, codes, s.rows, s.shift, WORDS * 8, 8);
     if (s.codes) {
         Py_BEGIN_ALLOW_THREADS
-        sort_rows(&s, first, width, starts, rows);
+        sort_rows(&s, (size_t)from, first, width, starts, rows);
         Py_END_ALLOW_THREADS
         result = Py_NewRef(Py_None);
     }

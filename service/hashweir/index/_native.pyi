@@ -21,15 +21,18 @@ Slice = tuple[int, int, int, Buffer, Buffer, Buffer]
 """First bit and width of a slice, its radius, and three runs of uint32: masks to put on a query's bits, which are all
 of up to `radius` bits; where each bucket starts, 2**width + 1 of them; rows in the order of buckets."""
 
+Layer = tuple[int, int, int, tuple[Slice, ...]]
+"""Rows from the first number up to the second, and the slices that all of them are in, with radii r such that the sum
+of r + 1 is above the radius. A query with more candidates there than the third number is scanned from the first row
+on."""
+
 def search(
     codes: Sequence[Buffer],
     heads: Sequence[Buffer],
     dead: Sequence[Buffer],
     shift: int,
     rows: int,
-    slices: Sequence[Slice],
-    covered: int,
-    limit: int,
+    layers: tuple[Layer, ...],
     queries: Buffer,
     radius: int,
     measure: int,
@@ -40,11 +43,18 @@ def search(
 
     HAMMING is over codes of 32 bytes, without heads. DIFFXLEN and DIFF are TLSH's over bit planes of 32 bytes and heads
     of 3 (checksum, quartile ratios, length); a query is planes and head.
-    Rows below `covered` are looked up in the slices, which must all hold them, with radii r such that the sum of
-    r + 1 is above the radius; a query with more than `limit` candidates is scanned. All other rows are scanned.
+    The first layer begins with row 0, each other one where the one before ends. Rows after the last are scanned.
     """
 
 def build(
-    codes: Sequence[Buffer], shift: int, count: int, first: int, width: int, starts: Buffer, rows: Buffer, /
+    codes: Sequence[Buffer],
+    shift: int,
+    from_row: int,
+    end: int,
+    first: int,
+    width: int,
+    starts: Buffer,
+    rows: Buffer,
+    /,
 ) -> None:
-    """Fill the runs of a slice from the first `count` rows. Needs no more memory than these two."""
+    """Fill the runs of a slice from the rows `from_row` up to `end`. Needs no more memory than these two."""

@@ -1,13 +1,14 @@
 """PDQ codes at scale: multi-index hashing (Norouzi, Punjani, Fleet, CVPR 2012), exact for every radius.
 
-A code is cut into disjoint slices of bits. Where two codes differ in at most R bits, and slice i is searched within
-radius r_i, they must be near in some slice as soon as the sum of (r_i + 1) is above R: otherwise they would differ in
-at least r_i + 1 bits of each. This holds for any disjoint slices, whatever bits they leave out, so a layout is
-replaced slice by slice under the eyes of searches.
+A code is cut into disjoint slices of bits (`layouts`). Where two codes differ in at most R bits, and slice i is
+searched within radius r_i, they must be near in some slice as soon as the sum of (r_i + 1) is above R: otherwise they
+would differ in at least r_i + 1 bits of each. This holds for any disjoint slices, whatever bits they leave out, so a
+layout is replaced slice by slice under the eyes of searches.
 
-A slice is a counting sort of the rows by their bits there, and covers the rows that there were when it was built. Rows
-above the shortest slice, the tail, are scanned. One thread adds and withdraws, one tends, any number search: a search
-reads one immutable version at its start.
+A slice is a counting sort of the rows by their bits there, and covers the rows that there were when it was built. What
+was added since is little: young slices over those rows alone are built in a hundredth of the time, and rows above
+these, the tail, are scanned. One thread adds and withdraws, one tends, any number search: a search reads one immutable
+version at its start.
 """
 
 from __future__ import annotations
@@ -15,42 +16,18 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from heapq import heapify, heapreplace
-from math import comb, inf
+from math import comb
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hashweir.index import _native
+from hashweir.index.layouts import BITS, COSTS, Costs, Layout, layout_for, masks, spread
 from hashweir.index.rows import SHIFT, Rows, pages, whole
 from hashweir.ports import Hits
 
-BITS: Final = 256
 WIDTH: Final = BITS // 8
-DESIGN_RADIUS: Final = 31
-"""Layouts are made for this one, PDQ's recommended radius (PDQ hashing document, Facebook 2019)."""
-
-
-class Costs(NamedTuple):
-    """Nanoseconds, measured (`decisions/0010-the-sliced-index.md`); they choose between ways that are all exact."""
-
-    probe: float = 12.0
-    candidate: float = 12.0
-    scanned: float = 1.2
-    smallest: int = 1 << 14
-    """Rows from which slices are made."""
-
-
-COSTS: Final = Costs()
-
-
-class Layout(NamedTuple):
-    """Where a slice lies in a code."""
-
-    first: int
-    width: int
 
 
 class SavedSlice(NamedTuple):
@@ -65,28 +42,35 @@ class SavedSlice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """One slice over the first `covers` rows: two runs of uint32."""
+    """One slice over the rows from `first` up to `covers`: two runs of uint32."""
 
     layout: Layout
+    first: int
     covers: int
     starts: mmap.mmap
     rows: mmap.mmap
 
 
-class _Plan(NamedTuple):
-    """How slices are searched at one radius: arguments of `_native.search`."""
-
-    slices: tuple[_native.Slice, ...] = ()
-    covered: int = 0
-    limit: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class _Slices:
-    """One state of the slices. `plans` caches what follows from them, by radius."""
+    """One state of the slices: those of all rows, and the young ones, which are of the same rows, and no others.
+
+    `plans` caches what follows from them, by radius: the layers of `_native.search`.
+    """
 
     all: tuple[_Slice, ...] = ()
-    plans: dict[int, _Plan] = field(default_factory=dict)
+    young: tuple[_Slice, ...] = ()
+    plans: dict[int, tuple[_native.Layer, ...]] = field(default_factory=dict)
+
+    @property
+    def covered(self) -> int:
+        """Rows that are in every slice of all rows."""
+        return min((one.covers for one in self.all), default=0)
+
+    @property
+    def reached(self) -> int:
+        """Rows that are not scanned."""
+        return max(self.covered, self.young[0].covers if self.young else 0)
 
 
 class SlicedPdq:
@@ -118,9 +102,9 @@ class SlicedPdq:
         (codes,), dead, rows = self._rows.now
         asked, radius = (queries, min(radius, BITS)) if radius >= 0 else (b"", 0)
         if (plan := slices.plans.get(radius)) is None:
-            plan = slices.plans[radius] = _plan(slices.all, radius, self._costs)
+            plan = slices.plans[radius] = _plan(slices, radius, self._costs)
         shift, level = self._rows.shift, self._level
-        found = _native.search(codes, (), dead, shift, rows, *plan, asked, radius, _native.HAMMING, level)
+        found = _native.search(codes, (), dead, shift, rows, plan, asked, radius, _native.HAMMING, level)
         return Hits(*np.frombuffer(found, np.int64).reshape(3, -1))
 
     def values(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -128,26 +112,35 @@ class SlicedPdq:
         return self._rows.read(0, rows)
 
     def tend(self) -> bool:
-        """Build the slice that is missing or furthest behind; whether more is due. One thread at a time.
+        """Build the young slices anew where that is due, else the one that is missing or furthest behind; whether more
+        is due. One thread at a time.
 
-        It serves on meanwhile: the GIL is released, and the memory on top is that one slice.
+        It serves on meanwhile: the GIL is released, and the memory on top is that one slice, or young ones.
         """
-        (codes,), _, rows = self._rows.now
-        slices = self._slices.all
-        if (due := _due(slices, rows, self._costs)) is not None:
-            starts, places = pages(((1 << due.width) + 1) * 4), pages(rows * 4)
-            _native.build(codes, self._rows.shift, rows, due.first, due.width, starts, places)
-            slices = tuple(one for one in slices if not _overlap(one.layout, due))
-            slices += (_Slice(due, rows, starts, places),)
-            self._slices = _Slices(slices)
-        return _due(slices, self._rows.now.rows, self._costs) is not None
+        rows, slices = self._rows.now.rows, self._slices
+        if _young_due(slices, rows, self._costs):
+            first = slices.covered
+            young = tuple(self._build(layout, first, rows) for layout in layout_for(rows - first))
+            self._slices = _Slices(slices.all, young)
+        elif (due := _due(slices.all, rows, self._costs)) is not None:
+            kept = tuple(one for one in slices.all if not _overlap(one.layout, due))
+            slices = _Slices((*kept, self._build(due, 0, rows)), slices.young)
+            self._slices = slices if slices.reached > slices.covered else _Slices(slices.all)
+        rows = self._rows.now.rows
+        return _young_due(self._slices, rows, self._costs) or _due(self._slices.all, rows, self._costs) is not None
+
+    def _build(self, layout: Layout, first: int, end: int) -> _Slice:
+        """A slice over the rows from the first up to the end."""
+        starts, places = pages(((1 << layout.width) + 1) * 4), pages((end - first) * 4)
+        _native.build(self._rows.now.columns[0], self._rows.shift, first, end, *layout, starts, places)
+        return _Slice(layout, first, end, starts, places)
 
     def codes(self, rows: int) -> Iterator[memoryview]:
         """The codes of the first `rows` rows, concatenated, in several pieces."""
         return self._rows.column(0, rows)
 
     def slices(self) -> list[SavedSlice]:
-        """What `adopt` takes, for the same codes in the same order."""
+        """What `adopt` takes, for the same codes in the same order: those of all rows."""
         return [
             SavedSlice(*one.layout, one.covers, memoryview(one.starts), memoryview(one.rows))
             for one in self._slices.all
@@ -176,7 +169,7 @@ def _restored(one: SavedSlice, rows: int) -> _Slice:
     ends = first[0] == 0 and first[-1] == one.covers
     if not ends or (first[1:] < first[:-1]).any() or np.frombuffer(places, np.uint32).max() >= one.covers:
         raise ValueError("a slice leads beyond its index")
-    return _Slice(Layout(one.first, one.width), one.covers, starts, places)
+    return _Slice(Layout(one.first, one.width), 0, one.covers, starts, places)
 
 
 def _overlap(a: Layout, b: Layout) -> bool:
@@ -194,79 +187,46 @@ def _due(slices: Sequence[_Slice], rows: int, costs: Costs) -> Layout | None:
 
 
 def _behind(rows: int, costs: Costs) -> int:
-    """How long a tail may be. Merging all slices passes over all rows, so it is due after a share of them: a tail of
-    this length costs a search less than half of what its slices cost."""
-    return max(costs.smallest // 2, rows // 256)
+    """How many rows may be left to young slices. Merging all slices passes over all rows, so it is due after a share of
+    them; young slices of so many cost a search half of what those of all rows cost."""
+    return max(costs.smallest // 2, rows // 32)
 
 
-@lru_cache(64)
-def _sizes(step: int) -> tuple[Layout, ...]:
-    rows = (2 + step % 2) << (step // 2)
-    best: tuple[Layout, ...] = ()
-    least = inf
-    widest = max(8, min(28, rows.bit_length() - 1))
-    for count in range(9, 33):
-        widths = [min(BITS // count + (index < BITS % count), widest) for index in range(count)]
-        cost = _spread(widths, DESIGN_RADIUS, rows, COSTS)[1]
-        if cost < least:
-            ends = np.cumsum(widths).tolist()
-            best, least = tuple(Layout(end - width, width) for end, width in zip(ends, widths, strict=True)), cost
-    return best
+def _young_due(slices: _Slices, rows: int, costs: Costs) -> bool:
+    """Whether so many rows are scanned that young slices pay: an eighth of those that are not merged yet.
 
-
-def layout_for(rows: int) -> tuple[Layout, ...]:
-    """The slices for so many rows: those that cost least at the design radius, for rows rounded down to 2 or 3 * 2**n.
-
-    A slice is no wider than there are rows for its buckets: its starts then cost at most 4 bytes an entry.
+    Where an eighth of all rows is not, merging is what pays.
     """
-    half = max(rows.bit_length() - 2, 0)
-    return _sizes(2 * half + (rows >> half & 1))
+    unmerged = rows - slices.covered
+    worth = costs.smallest <= unmerged <= rows // 8
+    return worth and rows - slices.reached > max(costs.smallest // 2, unmerged // 8)
 
 
-def _spread(widths: Sequence[int], radius: int, rows: int, costs: Costs) -> tuple[list[int], float]:
-    """Radii per slice (-1: not searched) with a sum of (r + 1) above the radius, and nanoseconds a query.
-
-    Always the next bit where it costs least. That is the optimum while comb(width, r) grows with r, which is up to half
-    of a width; what lies above costs more than a scan.
-    """
-    each = [costs.probe + costs.candidate * rows / (1 << width) for width in widths]
-    radii, cost = [-1] * len(widths), 0.0
-    heap = [(each[index], index) for index in range(len(widths))]
-    heapify(heap)
-    for _ in range(radius + 1):
-        more, index = heap[0]
-        radii[index] += 1
-        cost += more
-        if radii[index] >= widths[index] // 2:
-            return radii, inf
-        heapreplace(heap, (comb(widths[index], radii[index] + 1) * each[index], index))
-    return radii, cost
+def _plan(slices: _Slices, radius: int, costs: Costs) -> tuple[_native.Layer, ...]:
+    """Layers of slices where they should cost less than a scan."""
+    covered, reached = slices.covered, slices.reached
+    old = _layer(slices.all, 0, covered, radius, costs)
+    if old is None:
+        return ()
+    first = slices.young[0].first if slices.young else covered
+    if reached > covered and (young := _layer(slices.young, first, reached, radius, costs)):
+        return (0, first, *old[2:]), young
+    return (old,)
 
 
-def _plan(slices: Sequence[_Slice], radius: int, costs: Costs) -> _Plan:
-    """Slices where they should cost less than a scan, else a scan.
+def _layer(slices: Sequence[_Slice], first: int, end: int, radius: int, costs: Costs) -> _native.Layer | None:
+    """Rows that all of the slices hold; None where a scan of them should cost less.
 
     A query's candidates are counted before they are read, and it is scanned instead if that costs less. What was spent
     on probes by then is at most a fifth of the scan.
     """
     if not slices:
-        return _Plan()
-    covered = min(one.covers for one in slices)
-    scan = covered * costs.scanned
-    radii, cost = _spread([one.layout.width for one in slices], radius, covered, costs)
+        return None
+    scan = (end - first) * costs.scanned
+    radii, cost = spread([one.layout.width for one in slices], radius, end - first, costs)
     searched = [(one, reach) for one, reach in zip(slices, radii, strict=True) if reach >= 0]
     probes = sum(comb(one.layout.width, bits) for one, reach in searched for bits in range(reach + 1))
     if cost > scan or probes * costs.probe > scan / 5:
-        return _Plan()
+        return None
     ways = tuple((*one.layout, reach, masks(one.layout.width, reach), one.starts, one.rows) for one, reach in searched)
-    return _Plan(ways, covered, int(scan / costs.candidate))
-
-
-@lru_cache(16)
-def masks(width: int, radius: int) -> bytes:
-    """All numbers of `width` bits of which at most `radius` are set, as uint32, ascending: neighbours share lines."""
-    level = found = np.zeros(1, np.uint32)
-    for _ in range(radius):
-        level = np.concatenate([level[level < 1 << bit] | np.uint32(1 << bit) for bit in range(width)])
-        found = np.concatenate([found, level])
-    return np.sort(found).tobytes()
+    return first, end, int(scan / costs.candidate), ways

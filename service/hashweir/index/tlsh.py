@@ -45,7 +45,7 @@ class NativeTlsh:
         asked = np.hstack([planes_of(octets), octets[:, _HEAD]]).tobytes() if radius >= 0 else b""
         radius = max(0, min(radius, _FARTHEST))
         shift, level = self._rows.shift, self._level
-        found = _native.search(planes, heads, dead, shift, rows, (), 0, 0, asked, radius, self._measure, level)
+        found = _native.search(planes, heads, dead, shift, rows, (), asked, radius, self._measure, level)
         return Hits(*np.frombuffer(found, np.int64).reshape(3, -1))
 
     def values(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from hashweir.hashing import HASHERS
 from hashweir.index import _native, sliced
 from hashweir.index.flat import FlatPdq
-from hashweir.index.sliced import Costs, SlicedPdq, layout_for, masks
+from hashweir.index.layouts import Costs, layout_for, masks
+from hashweir.index.sliced import SlicedPdq
 
 SEED = 7
 RADII = (0, 10, 31, 32, 40, 64, 128, 256)
@@ -147,6 +148,38 @@ def test_a_layout_is_replaced_slice_by_slice_and_searches_stay_exact() -> None:
             assert index.search(asked, radius).tuples() == flat.search(asked, radius).tuples()
     assert len(seen) > 2
     assert seen >= {0}
+
+
+def test_rows_that_are_not_merged_yet_are_in_young_slices() -> None:
+    """While an index grows, young slices come and go with the merging, and every state answers as the flat scan."""
+    rng = np.random.default_rng(SEED)
+    known, flat, index = codes(rng, 16_000), FlatPdq(), SlicedPdq(ALWAYS, shift=9)
+    for first in range(9_000, 16_000, 3):
+        known[first] = flipped(rng, known[first // 2], first % 40)
+    flat.add(known[:9_000].tobytes())
+    index.add(known[:9_000].tobytes())
+    tended(index)
+    seen = set()
+    for first in range(9_000, 16_000, 40):
+        some = known[first : first + 40].tobytes()
+        flat.add(some)
+        index.add(some)
+        index.tend()
+        flat.withdraw(first - 1)
+        index.withdraw(first - 1)
+        slices = index._slices
+        seen.add((slices.young[0].first, slices.covered == slices.young[0].first, slices.reached == first + 40))
+        asked = around(rng, known[: first + 40], 12)
+        for radius in (31, 64):
+            assert index.search(asked, radius).tuples() == flat.search(asked, radius).tuples()
+    begun, unmerged, scanned = (set(one) for one in zip(*seen, strict=True))
+    assert len(begun) > 3
+    assert unmerged == scanned == {True, False}
+    index.add(known[:1_000].tobytes())
+    assert index._slices.reached < index._slices.covered + 1_000
+    tended(index)
+    assert index._slices.covered == 17_000
+    assert not index._slices.young
 
 
 def test_more_candidates_than_a_scan_costs_are_scanned() -> None:
