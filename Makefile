@@ -14,6 +14,9 @@ HERE := .venv/.made-$(shell pwd | cksum | cut -d' ' -f1)
 COMPILE := $(BIN)/uv --no-config --quiet pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header $(ARGS)
 SAY := echo >&2 hashweir:
+# Tests that share the processors with each other, and those that have the machine to themselves.
+SHARED := -n auto -m "not (broker or store or slow or alone)"
+ALONE := -m "broker or store or slow or alone"
 
 MAKEFLAGS += --no-print-directory
 .SUFFIXES:
@@ -28,11 +31,11 @@ help:  ## this list
 demo: .venv/.demo  ## the whole service on this machine, with generated uploads (ARGS=--json, ARGS='--seconds 10')
 	@$(BIN)/hashweir demo $(ARGS)
 
-test: gates servers  ## everything: the gates, real servers, all tests (ARGS goes to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+test: gates servers  ## everything: the gates, real servers, all tests (ARGS goes to pytest, and picks some)
+	@$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(BIN)/python -m pytest -q $(SHARED) && $(BIN)/python -m pytest $(ALONE))
 
 check: gates  ## the fast gate, under two minutes: format, lint, types, layers, dependencies, tests without servers
-	@$(BIN)/python -m pytest -q -m "not broker and not store and not slow" $(wildcard tests/unit tests/contract tests/meta) $(ARGS)
+	@$(BIN)/python -m pytest -q $(SHARED) $(ARGS)
 
 gates: .venv/.dev
 	@$(BIN)/ruff format --check --quiet --output-format concise || { $(SAY) "run $(BIN)/ruff format FILE"; exit 1; }

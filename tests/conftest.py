@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -52,6 +53,13 @@ def redis_server() -> Iterator[RedisServer]:
     """The same with Redis."""
     with RedisServer() as running:
         yield running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what may be disturbed by other tests that run at its side."""
+    for item in items:
+        if {"integration", "system"} & set(item.path.relative_to(Path(__file__).parent).parts):
+            item.add_marker("alone")
 
 
 @pytest.hookimpl(trylast=True)
