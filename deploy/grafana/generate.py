@@ -310,7 +310,14 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 ((rate("retries_total", "dependency"), "{{dependency}}"), (rate("poll_failures_total"), "poll")),
                 "ops",
             ),
-            Panel("Failures of the store", ((rate("store_failures_total", "reason"), "{{reason}}"),), "ops"),
+            Panel(
+                "Failures of the store, and to save",
+                (
+                    (rate("store_failures_total", "reason"), "{{reason}}"),
+                    (rate("save_failures_total", "reason"), "{{reason}}"),
+                ),
+                "ops",
+            ),
             Panel(
                 "Records lost",
                 ((f"sum by (topic, partition) (hashweir_lost_records_total{{{JOB}}})", "{{topic}}-{{partition}}"),),

@@ -52,6 +52,7 @@ STANDINGS: Labels = ("empty", "verified", "degraded", "stale", "doubtful")
 UPLOAD_REASONS: Labels = tuple(
     reason for reason, row in REASONS.items() if row.stage in ("ingest", "fetch", "scan", "lookup", "decide")
 )
+SAVE_REASONS: Labels = ("saved_in_use", "saved_unwritable", "ring_in_use", "ring_unwritable")
 STORE_REASONS: Labels = tuple(reason for reason, row in REASONS.items() if row.stage == "store")
 DEAD_LETTER_REASONS: Labels = tuple(reason for reason, row in REASONS.items() if row.dead_letter)
 LATE: Labels = ("match", "clear", "unscanned", "same", "failed")
@@ -169,6 +170,12 @@ TABLE: tuple[Row, ...] = (
     Row("shard_verified_timestamp_seconds", "gauge", "Server time of the last head it agreed with.", {"shard": None}),
     Row("shards_doubtful", "gauge", "Shards that may not be judged by, by why.", {"doubt": DOUBTS}),
     Row("copy_saved_timestamp_seconds", "gauge", "When what is known was last saved; 0: not yet.", {}),
+    Row(
+        "save_failures_total",
+        "counter",
+        "Times the state, or the look-back's ring, could not be saved.",
+        {"reason": SAVE_REASONS},
+    ),
     Row("store_alarms", "gauge", "What is wrong with the store now and needs a person.", {"reason": STORE_REASONS}),
     Row("store_failures_total", "counter", "Times the store gave no answer or a refusal.", {"reason": STORE_REASONS}),
     Row("index_entries", "gauge", "Entries that a search can return.", {"kind": KINDS}),
@@ -234,6 +241,7 @@ class Metrics:
         self.shard_verified = self._make(Gauge, "shard_verified_timestamp_seconds")
         self.shards_doubtful = self._make(Gauge, "shards_doubtful")
         self.copy_saved = self._make(Gauge, "copy_saved_timestamp_seconds")
+        self.save_failures = self._make(Counter, "save_failures_total")
         self.store_alarms = self._make(Gauge, "store_alarms")
         self.store_failures = self._make(Counter, "store_failures_total")
         self.scan_processes = self._make(Gauge, "scan_processes")

@@ -410,6 +410,7 @@ async def test_a_damaged_file_costs_only_itself() -> None:
     async with deployment.worker(folder) as world:
         await world.upload("v", given(entry))
         await world.quiet()
+        assert world.value("save_failures_total", reason="ring_in_use") == 1
     assert folder.files == before
 
 

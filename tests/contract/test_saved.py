@@ -37,6 +37,7 @@ class Said:
     """A logger that remembers the reasons of what went wrong."""
 
     def __init__(self) -> None:
+        self.failures: list[str] = []
         self.events: list[str] = []
         self.reasons: list[str] = []
 
@@ -47,6 +48,9 @@ class Said:
         assert reason in REASONS
         self.events.append(event)
         self.reasons.append(error.reason if isinstance(error, HashweirError) else reason)
+
+    def failed(self, reason: str) -> None:
+        self.failures.append(reason)
 
 
 class Watched(Between):
@@ -64,7 +68,8 @@ class Watched(Between):
 def made(folder: Path) -> tuple[Saver, Said, CopyFile]:
     """A saver that saves at the end only."""
     said, file = Said(), CopyFile(folder)
-    return Saver(file, every_s=1e6, clock=SetClock(), log=said), said, file  # type: ignore[arg-type]
+    saver = Saver(file, every_s=1e6, clock=SetClock(), log=said, when_failed=said.failed)  # type: ignore[arg-type]
+    return saver, said, file
 
 
 @asynccontextmanager
@@ -271,10 +276,10 @@ async def test_a_folder_that_is_taken_or_none_costs_only_the_file(tmp_path: Path
         await caught_up(first, store)
         async with kept(store, tmp_path) as (follower, said):
             await caught_up(follower, store)
-            assert said.reasons == ["saved_in_use"]
+            assert said.reasons == said.failures == ["saved_in_use"]
     async with kept(store, tmp_path / "file") as (follower, said):
         await caught_up(follower, store)
-        assert said.reasons == ["saved_unwritable"]
+        assert said.reasons == said.failures == ["saved_unwritable"]
 
 
 async def test_a_save_that_fails_leaves_the_former_file(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Keeper:
                 self._log.error("lookback.refused", file=name, reason=why.reason, error=why)
         except (HashweirError, OSError) as error:
             reason = error.reason if isinstance(error, HashweirError) else "ring_unwritable"
-            self._log.error("lookback.not_saved", reason=reason, error=error)
+            self._not_saved(reason, error)
             self._files = None
             return False
         self._ring.adopt(blocks)
@@ -80,9 +80,13 @@ class Keeper:
             await asyncio.to_thread(lambda: files.write({one[0]: encode(one) for one in parts}, gone))
         except Exception as error:  # noqa: BLE001 - whatever it is, uploads are judged all the same
             self._ring.touch([*(block.name for block in blocks), *gone])
-            self._log.error("lookback.not_saved", reason="ring_unwritable", error=error)
+            self._not_saved("ring_unwritable", error)
         else:
             self._metrics.look_back_saved.set(self._clock.now_ms() / 1000)
+
+    def _not_saved(self, reason: str, error: Exception) -> None:
+        self._log.error("lookback.not_saved", reason=reason, error=error)
+        self._metrics.save_failures.labels(reason).inc()
 
 
 def _read(files: Files) -> tuple[list[Block], list[tuple[str, InputError]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from hashweir.errors import HashweirError, InputError
@@ -35,12 +35,20 @@ class File(Protocol):
 class Saver:
     """Loads a file once and saves again and again. Whatever is wrong with it, the store is followed all the same."""
 
-    def __init__(self, file: File, *, every_s: float, clock: Clock, log: Logger) -> None:
-        """Saves every `every_s` seconds while `run` runs, if something changed."""
+    def __init__(
+        self,
+        file: File,
+        *,
+        every_s: float,
+        clock: Clock,
+        log: Logger,
+        when_failed: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        """Saves every `every_s` seconds while `run` runs, if something changed. `when_failed` gets the reason."""
         self.saved_ms = 0
         """When it was last saved, in milliseconds since 1970; 0: not yet."""
         self._file: File | None = file
-        self._every_s, self._clock, self._log = every_s, clock, log
+        self._every_s, self._clock, self._log, self._when_failed = every_s, clock, log, when_failed
         self._total, self._known, self._followed = 0, LiveKnown(clock), list[Followed]()
         self._last = b""
         self._saving: asyncio.Task[None] | None = None
@@ -105,7 +113,7 @@ class Saver:
         try:
             await asyncio.to_thread(file.write, self._paced(copy))
         except Exception as error:  # noqa: BLE001 - whatever it is, uploads are judged all the same
-            self._log.error("copy.not_saved", reason="saved_unwritable", error=error)
+            self._not_saved("saved_unwritable", error)
         else:
             self._last, self.saved_ms = digest, self._clock.now_ms()
             self._log.info("copy.saved", seconds=round(self._clock.monotonic() - began, 3))
@@ -122,9 +130,12 @@ class Saver:
                 time.sleep(min(ahead, 0.1))
 
     def _give_up(self, error: HashweirError | OSError) -> None:
-        reason = error.reason if isinstance(error, HashweirError) else "saved_unwritable"
-        self._log.error("copy.not_saved", reason=reason, error=error)
+        self._not_saved(error.reason if isinstance(error, HashweirError) else "saved_unwritable", error)
         self._file = None
+
+    def _not_saved(self, reason: str, error: Exception) -> None:
+        self._log.error("copy.not_saved", reason=reason, error=error)
+        self._when_failed(reason)
 
 
 def _read(file: File) -> Restored | None:

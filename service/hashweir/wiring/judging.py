@@ -74,10 +74,13 @@ def judging(
     def on_alarm(reason: str, shard: int, sentence: str) -> None:
         log.error("follow.alarm", shard=shard, reason=reason, what=sentence)
 
+    def on_not_saved(reason: str) -> None:
+        metrics.save_failures.labels(reason).inc()
+
     saver = None
     if keep and config.index.folder:
         files = CopyFile(Path(config.index.folder))
-        saver = Saver(files, every_s=config.index.save_seconds, clock=clock, log=log)
+        saver = Saver(files, every_s=config.index.save_seconds, clock=clock, log=log, when_failed=on_not_saved)
     follower = Follower(
         of,
         clock,
