@@ -60,7 +60,8 @@ def deployments(implementation: str, stack: ExitStack) -> Deployments:
         server = stack.enter_context(ValkeyServer() if implementation == "valkey" else RedisServer())
 
         def make(prefix: str) -> Store:
-            return RedisStore(Access(url=server.url), prefix)
+            # Either way of digesting has its turn.
+            return RedisStore(Access(url=server.url), prefix, near=implementation == "valkey")
 
     return lambda: Deployment(make, f"test{next(_prefixes)}")
 

@@ -51,8 +51,8 @@ class Counting(Between):
 class Scene:
     """A follower of a large store, and a connection for doing harm."""
 
-    def __init__(self, server: Server) -> None:
-        self.store = RedisStore(Access(url=server.url), PREFIX)
+    def __init__(self, server: Server, near: bool) -> None:
+        self.store = RedisStore(Access(url=server.url), PREFIX, near=near)
         self.between = Counting(self.store)
         self.raw: Any = redis.Redis(port=server.port)
         self.alarms: list[tuple[str, int]] = []
@@ -69,11 +69,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(server: Server) -> AsyncIterator[Scene]:
-    """Everything is verified, and reads are counted from here on."""
+async def scene(server: Server, near: bool = True) -> AsyncIterator[Scene]:
+    """Everything is verified, and reads are counted from here on. One of the servers digests its chunks itself."""
     await fill(server.url, ENTRIES, named=False)
     async with AsyncExitStack() as stack:
-        here = Scene(server)
+        here = Scene(server, near and isinstance(server, ValkeyServer))
         stack.callback(here.raw.close)
         stack.push_async_callback(here.store.close)
         here.follower = await stack.enter_async_context(
@@ -153,7 +153,7 @@ async def test_a_chunk_that_is_gone_from_the_store(server: Server) -> None:
 
 async def test_a_server_that_lost_its_functions(server: Server) -> None:
     """Nothing can be compared, which is an alarm of its own and no reason to doubt what was verified."""
-    async with scene(server) as here:
+    async with scene(server, near=False) as here:
         here.raw.execute_command("FUNCTION", "FLUSH")
         await until(lambda: "store_refused" in {reason for reason, _ in here.follower.alarms.active}, FOUND_WITHIN_S)
         assert here.follower.known.view().standing == "verified"

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
-from redis.asyncio.connection import Connection, SSLConnection, parse_url
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
@@ -68,16 +68,19 @@ class Link:
             options |= {key: value for key, value in files.items() if value is not None}
         elif access.ca_file or access.cert_file or access.key_file:
             raise ConfigError(f"store address {self.address}: certificates need a rediss:// address")
-        self._options = options | {
+        if not issubclass(self._class, UnixDomainSocketConnection):
+            alive = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+            options |= {"socket_keepalive": True, "socket_keepalive_options": alive}
+        self.options: Mapping[str, Any] = options | {
             "protocol": 2,
             "decode_responses": False,
             "retry": Retry(NoBackoff(), 0),
             "socket_connect_timeout": access.answer_s,
             "socket_timeout": None,  # `exchange` sets the bound, for sending and receiving together
-            "socket_keepalive": True,
-            "socket_keepalive_options": {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3},
             "health_check_interval": 15,
+            "driver_info": None,  # to tell its version redis-py would look it up for each connection: a millisecond
         }
+        """What redis-py makes a connection with."""
         self._idle: list[Connection] = []
         self._slots = asyncio.Semaphore(MOST_CONNECTIONS)
 
@@ -92,7 +95,7 @@ class Link:
             async with asyncio.timeout(self._access.answer_s + wait_s), self._slots:
                 while True:
                     reused = bool(self._idle)
-                    connection = self._idle.pop() if reused else self._class(**self._options)
+                    connection = self._idle.pop() if reused else self._class(**self.options)
                     try:
                         await connection.connect()  # type: ignore[no-untyped-call]
                         sent = writes

@@ -177,8 +177,8 @@ class Store(Protocol):
     async def digests(self, shard: int, kind: Kind, first: int, count: int) -> list[bytes]:
         """For each of `count` chunks from `first` on: SHA-1 of its slots and SHA-1 of its side records (40 bytes).
 
-        Computed by the server over the bytes that `read_chunk` would give, all at one instant. Chunks beyond the last
-        one are left out.
+        Of the bytes that `read_chunk` would give, both of a chunk at one instant. Chunks beyond the last one are left
+        out.
         """
 
     async def read_changes(self, after: Mapping[int, Position], wait_ms: int, most: int) -> list[SlotChange]:

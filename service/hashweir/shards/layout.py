@@ -88,7 +88,7 @@ def slot_sum(slot: int, image: bytes, side: bytes) -> int:
     return int(hashlib.sha1(slot.to_bytes(4, "big") + image + side, usedforsecurity=False).hexdigest()[:13], 16)
 
 
-def digest(slots: bytes, sides: bytes) -> bytes:
+def digest(slots: bytes | memoryview, sides: bytes | memoryview) -> bytes:
     """What tells two copies of a chunk apart: SHA-1 of its slots, then SHA-1 of its side records (40 bytes)."""
     runs = (hashlib.sha1(run, usedforsecurity=False).digest() for run in (slots, sides))
     return b"".join(runs)

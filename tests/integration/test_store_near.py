@@ -1,0 +1,41 @@
+"""A store on this machine: by a unix socket too, and its chunks are digested here as long as they may be read."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from hashweir.adapters.redis import RedisStore
+from hashweir.adapters.redis_link import Access
+from hashweir.shards.layout import digest
+from tests.contract.stores import add, in_shard, part
+from tests.servers.store import ValkeyServer
+
+pytestmark = pytest.mark.store
+
+
+@pytest.mark.parametrize(("rights", "functions"), [("+@all", 0), ("+@all -get", 1)], ids=["may read chunks", "may not"])
+async def test_digests_over_a_unix_socket(tmp_path: Path, rights: str, functions: int) -> None:
+    """The server's function is called only where chunks can't be read, and then the first attempt is the last one."""
+    path = tmp_path / "s"
+    users = ["writer on >secret ~* +@all", f"reader on >secret ~* {rights}"]
+    with ValkeyServer(settings=["--unixsocket", str(path)], users=users) as server:
+        writer = RedisStore(Access(url=server.url, username="writer", password="secret"), "weir")
+        reader = RedisStore(Access(url=f"unix://{path}", username="reader", password="secret"), "weir")
+        try:
+            await writer.create(2)
+            await writer.open()
+            await writer.apply(part("op", *map(add, islice(in_shard(0), 50))))
+            await reader.open()
+            kind = next(in_shard(0)).kind
+            chunk = await writer.read_chunk(0, kind, 0)
+            for _ in range(3):
+                assert await reader.digests(0, kind, 0, 9) == [digest(chunk.slots, chunk.sides)]
+            (stats,) = await writer._link.exchange(("INFO", "commandstats"))
+            assert (b"cmdstat_fcall_ro" in stats) == bool(functions)
+            assert stats.count(b"cmdstat_multi:calls=4") == 1 - functions
+        finally:
+            await writer.close()
+            await reader.close()
