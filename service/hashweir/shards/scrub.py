@@ -27,6 +27,8 @@ AT_ONCE = 8
 """Chunks per call: 0.8 MB."""
 _SHARE = 0.8
 """Share of a round's time that is planned for. The rest is for what is slower than it was expected."""
+_PAUSE_S = 0.5
+"""After no answer. Chunk by chunk, a store that is away would be called a thousand times a second."""
 _ATTEMPTS = 5
 """A chunk that is written to while it is looked at is looked at again."""
 _REFUSED = "chunks can't be compared with the store's: `hashweir check --create` loads its function library again"
@@ -43,7 +45,8 @@ class Scrubber:
         """Digests by shard, kind and number of the chunk, with the mark that the chunk had."""
 
     async def round(self, followed: Sequence[Followed]) -> None:
-        """Every chunk once, spread over the time. What the store does not answer is left to the next round."""
+        """Every chunk once, spread over the time in which the store answers. What it does not answer is left to the
+        next round."""
         steps = [
             (one, kind, first)
             for one in followed
@@ -57,7 +60,8 @@ class Scrubber:
             try:
                 await self._compare(one, kind, first)
             except Unreachable:
-                continue
+                await asyncio.sleep(_PAUSE_S)
+                began = clock() - number * apart  # the time without a store is not made up for in a hurry
             except Refused:
                 self._alarms.judge("store_refused", one.shard.number, True, _REFUSED)
         await asyncio.sleep(max(0.0, began + self._round_s * _SHARE - clock()))
