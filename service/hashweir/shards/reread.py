@@ -56,7 +56,9 @@ class Rereader:
             await asyncio.sleep(0)  # here and below: whoever shares the loop has a turn in between
         await self._read_all(wanted)
         for one, verdict in verdicts:
-            if one.shard.settle() and verdict == "suspect":
+            for _ in one.shard.settle():
+                await asyncio.sleep(0)
+            if one.shard.kept and verdict == "suspect":
                 one.rewound = True
             one.was_reread(self._clock.monotonic())
             one.shard.kept_digest()  # a millisecond for many of them, better here than for all shards at once
@@ -74,7 +76,8 @@ class Rereader:
         shard, verdict = one.shard, one.judge_before_reread(head)
         differing = {kind: shard.differing(kind, sums[kind]) for kind in KINDS}
         if verdict == "accepted":
-            shard.release()
+            for _ in shard.release():
+                await asyncio.sleep(0)
             self._alarms.tell("store_epoch", shard.number, "the store has a new epoch; its entries were taken over")
         if verdict == "suspect":
             for kind, chunks in differing.items():
@@ -130,12 +133,11 @@ class Rereader:
         if not what.one.loaded:
             return
         first = what.number * CHUNK_SLOTS
-        images, sides = shard.chunk(kind, what.number)
         for slot in changed:
             if slot < shard.count(kind):
                 at = slot - first
-                image = images[at * SLOT_BYTES : (at + 1) * SLOT_BYTES]
-                side = sides[at * SIDE_BYTES : (at + 1) * SIDE_BYTES]
+                image = chunk.slots[at * SLOT_BYTES : (at + 1) * SLOT_BYTES]
+                side = chunk.sides[at * SIDE_BYTES : (at + 1) * SIDE_BYTES]
                 self.applied.append(
                     SlotChange(
                         shard=shard.number,

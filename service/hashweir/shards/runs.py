@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hashweir.model import Kind
 from hashweir.ports import Position, SlotChange
 from hashweir.shards._sums import slot_sums
-from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES
+from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS
 from hashweir.shards.records import Octets
 
 
@@ -59,6 +60,13 @@ def arrays(slots: bytes, sides: bytes) -> tuple[Octets, Octets]:
         np.frombuffer(slots, np.uint8).reshape(-1, SLOT_BYTES),
         np.frombuffer(sides, np.uint8).reshape(-1, SIDE_BYTES),
     )
+
+
+def entries_of(kind: Kind, images: Octets) -> list[bytes]:
+    """The entry ids (16 bytes) of slots (n, 64)."""
+    at = SLOT_FORMS[kind].entry
+    found: list[bytes] = np.ascontiguousarray(images[:, at : at + 16]).view("V16").ravel().tolist()
+    return found
 
 
 def rows_differing(images: Octets, sides: Octets, old_images: Octets, old_sides: Octets) -> NDArray[np.intp]:

@@ -9,20 +9,24 @@ active. The shard holds what the store has (or no sum would agree); no search fi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hashweir.model import KINDS, Kind
 from hashweir.ports import Chunk, Head, Position, SlotChange
 from hashweir.shards._sums import chunk_sum
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SUM_MODULUS, slot_sum
-from hashweir.shards.runs import arrays, by_chunk, changed, rows_differing, run_length, shares
+from hashweir.shards.records import Octets
+from hashweir.shards.runs import arrays, by_chunk, changed, entries_of, rows_differing, run_length, shares
 from hashweir.shards.snapshot import Snapshot
 from hashweir.shards.tables import ACTIVE, Refs, Tables
 
 _NO_ROWS: Refs = np.zeros(0, np.uint32)
+_AT_ONCE = 8 * CHUNK_SLOTS
+"""Slots per step of what goes through a whole shard: a fraction of a millisecond."""
 
 
 class Gap(Exception):
@@ -241,17 +245,19 @@ class Shard:
 
     def keep(self, kind: Kind, number: int) -> None:
         """Keep every withdrawal of this chunk, as it is now, whatever a re-read will say of the same entries."""
-        fields, images = SLOT_FORMS[kind], arrays(*self.chunk(kind, number))[0]
-        withdrawn = images[images[:, fields.state] != ACTIVE, fields.entry : fields.entry + 16]
-        self.kept.update(np.ascontiguousarray(withdrawn).view("V16").ravel().tolist())
+        first, fields = number * CHUNK_SLOTS, SLOT_FORMS[kind]
+        _, images, _ = self._hidden(kind, first, first + CHUNK_SLOTS)
+        self.kept.update(entries_of(kind, images[images[:, fields.state] != ACTIVE]))
         self._kept_digest = None
 
-    def settle(self) -> int:
-        """After a re-read: forget kept withdrawals on which the store agrees; how many are left."""
-        if self.kept:
-            self.kept &= {entry for _, _, entry in self._suppressed()}
-            self._kept_digest = None
-        return len(self.kept)
+    def settle(self) -> Iterator[None]:
+        """After a re-read, in small steps: forget kept withdrawals on which the store agrees."""
+        still = set[bytes]()
+        for kind, _, images, _ in self._suppressed(self.kept):
+            still.update(entries_of(kind, images))
+            yield
+        if still != self.kept:
+            self.kept, self._kept_digest = still, None
 
     def kept_digest(self) -> bytes:
         """The same for the same entries kept, empty for none. Made anew only after they changed: they may be many."""
@@ -260,29 +266,30 @@ class Shard:
             self._kept_digest = hashlib.blake2b(some, digest_size=16).digest() if some else b""
         return self._kept_digest
 
-    def release(self) -> None:
-        """Take the store's word for everything again: it was reconciled."""
-        if self.kept:
-            back = self._suppressed()
-            self.kept.clear()
-            self._kept_digest = None
-            for kind, slot, _ in back:
-                self._put(kind, slot, *self.slot(kind, slot))
+    def release(self) -> Iterator[None]:
+        """Take the store's word for everything again, in small steps: it was reconciled."""
+        kept, self.kept, self._kept_digest = self.kept, set(), None
+        for kind, at, images, sides in self._suppressed(kept):
+            if at.size:
+                refs = self.refs(kind)
+                self._tables.retire(kind, refs[at])
+                refs[at] = self._tables.add(kind, images, sides, self.kept)
+            yield
 
-    def _suppressed(self) -> list[tuple[Kind, int, bytes]]:
-        """Active slots whose entry is kept withdrawn: kind, slot, entry id."""
-        found: list[tuple[Kind, int, bytes]] = []
+    def _suppressed(self, kept: Set[bytes]) -> Iterator[tuple[Kind, NDArray[np.int64], Octets, Octets]]:
+        """Active slots whose entry is kept withdrawn: kind, numbers, slots, side records. Some chunks at a time."""
         for kind, fields in SLOT_FORMS.items():
-            refs = self.refs(kind)
-            hidden = np.nonzero(self._tables.hidden(kind, refs))[0]
-            images, _ = self._tables.reading().take(kind, refs[hidden])
-            active = images[:, fields.state] == ACTIVE
-            entries = (
-                np.ascontiguousarray(images[active, fields.entry : fields.entry + 16]).view("V16").ravel().tolist()
-            )
-            pairs = zip(hidden[active].tolist(), entries, strict=True)
-            found += [(kind, slot, entry) for slot, entry in pairs if entry in self.kept]
-        return found
+            for first in range(0, self.count(kind) if kept else 0, _AT_ONCE):
+                at, images, sides = self._hidden(kind, first, first + _AT_ONCE)
+                here = images[:, fields.state] == ACTIVE
+                here[here] = [entry in kept for entry in entries_of(kind, images[here])]
+                yield kind, at[here], images[here], sides[here]
+
+    def _hidden(self, kind: Kind, first: int, end: int) -> tuple[NDArray[np.int64], Octets, Octets]:
+        """Numbers, images and side records of those slots, of a range, that no search finds."""
+        refs = self.refs(kind)[first:end]
+        at = np.nonzero(self._tables.hidden(kind, refs))[0]
+        return first + at, *self._tables.reading().take(kind, refs[at])
 
     def _put(self, kind: Kind, slot: int, image: bytes, side: bytes) -> None:
         """A new row for a slot, in place of the one that it may have."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hashweir.model import ENTRY_STATES, FORMS, Kind
 from hashweir.shards.layout import SIDE_BYTES, SLOT_BYTES, SLOT_FORMS
 from hashweir.shards.records import BLOCK_ROWS, Octets
+from hashweir.shards.runs import entries_of
 from hashweir.shards.table import Rows, Table
 
 ACTIVE = ENTRY_STATES.index("active")
@@ -220,9 +221,7 @@ def visible(kind: Kind, images: Octets, kept: Set[bytes]) -> NDArray[np.bool_]:
     fields = SLOT_FORMS[kind]
     found: NDArray[np.bool_] = (images[:, fields.state] == ACTIVE) & (images[:, fields.flags] & 0x0F < len(FORMS))
     if kept:
-        ids = images[:, fields.entry : fields.entry + 16]
-        whole = np.ascontiguousarray(ids).view("V16").ravel().tolist()
-        found &= np.fromiter((one not in kept for one in whole), np.bool_, len(whole))
+        found[found] = [entry not in kept for entry in entries_of(kind, images[found])]
     return found
 
 
