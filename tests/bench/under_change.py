@@ -117,6 +117,8 @@ class Asked:
         self._back = 0
         """How often one of them was returned by a later view."""
         self._watched: set[bytes] = set()
+        self._due = 0.0
+        """When the next lookup is to be asked."""
         self._begin()
 
     def _begin(self) -> None:
@@ -157,21 +159,21 @@ class Asked:
     async def ask(self) -> None:
         """Lookups for ever; every fifth is for an entry that was withdrawn, once there are any."""
         queries, number = self._queries(), 0
-        due = time.monotonic()
+        self._due = time.monotonic()
         while True:
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            await asyncio.sleep(max(0.0, self._due - time.monotonic()))
             standing = self.follower.known.view().standing
             self._standings[standing] = self._standings.get(standing, 0) + 1
             if not self._turns or self._turns[-1][1] != standing:
                 self._turns.append((time.time(), standing))
-            while due <= time.monotonic():  # all of them: a turn of the loop may take longer than they are apart
+            while self._due <= time.monotonic():  # all of them: a turn of the loop may take longer than they are apart
                 query = queries[number % QUERIES]
                 if number % 5 == 0 and self._gone_values:
                     query = self._gone_values[number % len(self._gone_values)]
-                task = asyncio.create_task(self._ask_one(query, due))
+                task = asyncio.create_task(self._ask_one(query, self._due))
                 self._asking.add(task)
                 task.add_done_callback(self._asking.discard)
-                number, due = number + 1, due + 1 / self._rate
+                number, self._due = number + 1, self._due + 1 / self._rate
 
     async def _ask_one(self, query: bytes, due: float) -> None:
         one = Fingerprint(kind="pdq", form="canonical", recipe="pdq/canonical/1", value=query.hex(), quality=90)
@@ -208,6 +210,7 @@ class Asked:
             **memory(),
         }
         self._begin()
+        self._due = time.monotonic()  # to say all this takes up to a tenth of a second, for which nobody has to wait
         return facts
 
     async def obey(self, word: str, rest: list[str]) -> dict[str, Any]:
