@@ -40,6 +40,8 @@ _HURRY = 1 / 16
 """Without a rest where a table has grown by more than this share: what was just loaded has no slices at all."""
 AT_ONCE = 256
 """Changes that are applied, or told, before others on the loop have their turn: a millisecond."""
+_APART_S = 0.04
+"""From one read that brought more than that to the next: what a step costs besides, 2 ms, is paid for fewer of them."""
 
 OnChange = Callable[[SlotChange], None]
 
@@ -165,6 +167,7 @@ class Follower:
         urgent = bool(behind) or any(one.doubt and not one.reread for one in self._followed)
         wait_s = 0.0 if urgent else min([self._ask_s, *(0.05 for one in self._followed if one.reread)])
         changes = await self._read(wait_s)
+        read_at = self._clock.monotonic()
         self._partial = True
         await self._take(changes, behind)
         if any(one.doubt for one in self._followed):
@@ -182,6 +185,8 @@ class Follower:
         self._partial = False
         self._publish()
         await self._tell()
+        if len(changes) > AT_ONCE and not any(one.doubt for one in self._followed):
+            await asyncio.sleep(read_at + _APART_S - self._clock.monotonic())
 
     async def _open(self) -> None:
         await self._store.open()
@@ -333,10 +338,10 @@ class Follower:
         """Tell what is visible by now, and let go of what no longer is."""
         applied = self._chunks.take_applied()
         for first in range(0, len(applied), AT_ONCE):
+            await asyncio.sleep(0)
             for change in applied[first : first + AT_ONCE]:
                 self._on_change(change)
-            await asyncio.sleep(0)
         more = True
         while more:
-            more = self.known.sweep()
             await asyncio.sleep(0)
+            more = self.known.sweep()

@@ -76,6 +76,9 @@ class Records:
                 at += size
             return found
         blocks = rows // BLOCK_ROWS
+        if (blocks == blocks[0]).all():
+            _copy(self._blocks[int(blocks[0])], rows % BLOCK_ROWS, 0, found)
+            return found
         order = np.argsort(blocks, kind="stable")
         for some in np.split(order, np.nonzero(np.diff(blocks[order]))[0] + 1):
             block = self._blocks[int(blocks[some[0]])]

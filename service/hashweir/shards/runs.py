@@ -48,7 +48,10 @@ def shares(slots: NDArray[np.int64], images: bytes, sides: bytes) -> NDArray[np.
 
 def by_chunk(slots: NDArray[np.int64], differences: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Differences added up by chunk, in order of chunks. Of up to 1,023 slots a chunk, so below 2^62."""
-    chunks, where = np.unique(slots // CHUNK_SLOTS, return_inverse=True)
+    numbers = slots // CHUNK_SLOTS
+    if (numbers == numbers[0]).all():
+        return [(int(numbers[0]), int(differences.sum()))]
+    chunks, where = np.unique(numbers, return_inverse=True)
     sums = np.zeros(len(chunks), np.int64)
     np.add.at(sums, where, differences)
     return list(zip(chunks.tolist(), sums.tolist(), strict=True))

@@ -4,6 +4,8 @@ It follows the store, right or wrong; what of it may be used is for `known` and 
 
 A *kept* withdrawal is an entry that was seen withdrawn and that the store, after it lost part of its history, has as
 active. The shard holds what the store has (or no sum would agree); no search finds the entry.
+
+Long because rows, sums and kept withdrawals change together.
 """
 
 from __future__ import annotations
@@ -158,7 +160,10 @@ class Shard:
         """Take the first of these changes, as many as can be taken at once; how many. 0 where `apply` has to judge."""
         kind = changes[0].kind
         slots, count = self._kinds[kind], self.count(kind)
-        taken = 0 if self.kept else run_length(changes, self.position, count, slots.seqs)
+        taken = run_length(changes, self.position, count, slots.seqs)
+        if self.kept:
+            entry = slice(SLOT_FORMS[kind].entry, SLOT_FORMS[kind].entry + 16)
+            taken = next((n for n, one in enumerate(changes[:taken]) if one.image[entry] in self.kept), taken)
         if taken < 2:
             return 0
         some = changes[:taken]
@@ -173,7 +178,7 @@ class Shard:
             before = self._tables.reading().take(kind, refs)
             differences[old] -= shares(at[old], *(column.tobytes() for column in before))
             put[old] = differs = changed(rows[0][old], rows[1][old], *before)
-            self._tables.retire(kind, refs[differs])
+            self._tables.retire(kind, refs[differs], before[0][differs])
         if put.any():
             slots.refs[at[put]] = self._tables.add(kind, rows[0][put], rows[1][put], self.kept)
         for number, difference in by_chunk(at, differences):
@@ -216,8 +221,10 @@ class Shard:
             total = chunk_sum(first, chunk.slots, chunk.sides)
         images, sides = arrays(chunk.slots, chunk.sides)
         old = self.refs(kind)[first : first + CHUNK_SLOTS if used else None].copy()
-        unlike = rows_differing(images, sides, *self._tables.reading().take(kind, old))
-        self._tables.retire(kind, old[unlike[unlike < len(old)]])
+        before = self._tables.reading().take(kind, old)
+        unlike = rows_differing(images, sides, *before)
+        left = unlike[unlike < len(old)]
+        self._tables.retire(kind, old[left], before[0][left])
         slots.resize(first + used if last or not used else slots.count)
         here = unlike[unlike < used]
         if here.size:
@@ -262,8 +269,9 @@ class Shard:
     def kept_digest(self) -> bytes:
         """The same for the same entries kept, empty for none. Made anew only after they changed: they may be many."""
         if self._kept_digest is None:
-            some = b"".join(sorted(self.kept))
-            self._kept_digest = hashlib.blake2b(some, digest_size=16).digest() if some else b""
+            # Ids are digests: their sums tell sets of them apart, in any order, in a tenth of the time of sorting.
+            sums = np.frombuffer(b"".join(self.kept), np.uint64).reshape(-1, 2).sum(axis=0)
+            self._kept_digest = hashlib.blake2b(sums.tobytes(), digest_size=16).digest() if self.kept else b""
         return self._kept_digest
 
     def release(self) -> Iterator[None]:
@@ -272,7 +280,7 @@ class Shard:
         for kind, at, images, sides in self._suppressed(kept):
             if at.size:
                 refs = self.refs(kind)
-                self._tables.retire(kind, refs[at])
+                self._tables.retire(kind, refs[at], images)
                 refs[at] = self._tables.add(kind, images, sides, self.kept)
             yield
 
@@ -295,6 +303,7 @@ class Shard:
         """A new row for a slot, in place of the one that it may have."""
         slots = self._kinds[kind]
         if slot < slots.count:
-            self._tables.retire(kind, slots.refs[slot : slot + 1])
+            refs = slots.refs[slot : slot + 1]
+            self._tables.retire(kind, refs, self._tables.reading().take(kind, refs)[0])
         slots.resize(max(slots.count, slot + 1))
         slots.refs[slot : slot + 1] = self._tables.add(kind, *arrays(image, side), self.kept)

@@ -85,11 +85,11 @@ class Table:
             self.index.withdraw(first + np.nonzero(~visible)[0])
         return first
 
-    def retire(self, rows: Rows, version: int) -> Rows:
-        """Slots leave these rows, from this version on. Those that a search could find until now."""
+    def retire(self, rows: Rows, version: int) -> NDArray[np.bool_]:
+        """Slots leave these rows, from this version on. Which of them a search could find until now."""
         self.garbage += len(rows)
-        found: Rows = rows[self._hidden[rows] == 0]
-        self.gone.update(dict.fromkeys(found.tolist(), version))
+        found = ~self.hidden(rows)
+        self.gone.update(dict.fromkeys(rows[found].tolist(), version))
         return found
 
     def withdraw(self, rows: Rows) -> None:

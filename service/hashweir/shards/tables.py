@@ -124,13 +124,13 @@ class Tables:
             raise OverflowError(f"more than {_ROWS} rows of {kind}")
         return refs_of(form, table.add(images, sides, shown), len(images))
 
-    def retire(self, kind: Kind, refs: Refs) -> None:
-        """Slots leave these rows: the next view does not count them."""
-        for table, _, rows in self.reading().parts(kind, refs):
-            left = table.retire(rows, self.version)
-            if left.size:
-                self._leaving.append((self.version, table, left, False))
-                self._count(kind, table.take(left)[0], -1)
+    def retire(self, kind: Kind, refs: Refs, images: Octets) -> None:
+        """Slots, (n, 64), leave these rows: the next view does not count them."""
+        for table, here, rows in self.reading().parts(kind, refs):
+            found = table.retire(rows, self.version)
+            if found.any():
+                self._leaving.append((self.version, table, rows[found], False))
+                self._count(kind, images[here[found]], -1)
 
     def holding(self) -> list[tuple[int, Kind, int]]:
         """How many active entries of a kind each set has: set number, kind, count."""

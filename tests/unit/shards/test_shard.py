@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from hashweir.model import Kind
 from hashweir.ports import Chunk, Head, Position, SlotChange
 from hashweir.shards._sums import chunk_sum
-from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SUM_MODULUS, slot_sum
+from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES, SLOT_FORMS, SUM_MODULUS, slot_sum
 from hashweir.shards.records import BLOCK_ROWS
 from hashweir.shards.shard import Gap, Shard
-from hashweir.shards.tables import Tables
+from hashweir.shards.tables import ACTIVE, Tables
 from tests.contract.following import flip
 
 EPOCH = 7
@@ -214,6 +214,40 @@ def test_many_changes_at_once_are_as_one_by_one(script: list[tuple[Kind, int, bo
         assert together.chunk(kind, 0) == one_by_one.chunk(kind, 0)
         assert together.sums(kind) == one_by_one.sums(kind)
         assert not together.count(kind) or together.intact(kind, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**30), st.integers(0, 5), st.booleans(), st.booleans()), max_size=40))
+def test_beside_kept_withdrawals_many_changes_are_as_one_by_one(script: list[tuple[int, int, bool, bool]]) -> None:
+    """What an entry that is kept withdrawn comes to is for `apply` to say; all others are taken together."""
+    tables, fields, changes, used = (Tables(), Tables()), SLOT_FORMS["pdq"], list[SlotChange](), 0
+    shards = [Shard(0, one) for one in tables]
+    for seq, (mark, entry, active, new) in enumerate(script, 1):
+        slot = used if new or not used else mark % used
+        used = max(used, slot + 1)
+        image = bytearray(SLOT_BYTES)
+        image[fields.entry], image[fields.state] = entry, ACTIVE if active else 3
+        changes.append(replace(change(seq, "pdq", slot, mark), image=bytes(image)))
+    for shard in shards:
+        shard.rebase(Position(epoch=EPOCH, seq=0))
+        shard.kept |= {bytes([entry, *bytes(15)]) for entry in (0, 1)}
+    for one in changes:
+        shards[0].apply(one)
+    while changes:
+        if not (taken := shards[1].extend(changes)):
+            shards[1].apply(changes[0])
+        changes = changes[taken or 1 :]
+    assert shards[0].kept == shards[1].kept
+    assert shards[0].chunk("pdq", 0) == shards[1].chunk("pdq", 0)
+    hidden = [one.hidden("pdq", shard.refs("pdq")).tolist() for one, shard in zip(tables, shards, strict=True)]
+    assert hidden[0] == hidden[1]
+    assert tables[0].holding() == tables[1].holding()
+
+
+def test_beside_kept_withdrawals_others_are_taken_together() -> None:
+    """However many are kept."""
+    shard = filled(3)
+    shard.kept.add(b"k" * 16)
+    assert shard.extend([change(seq, "pdq", seq - 1, seq) for seq in range(4, 9)]) == 5
 
 
 def test_extending_goes_over_chunk_edges_and_stops_at_what_does_not_follow() -> None:
