@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hashweir.shards.records import BLOCK_ROWS
 from hashweir.shards.shard import Shard
@@ -28,11 +29,15 @@ class Compaction:
         """Per shard the reference of each slot, and the entries kept withdrawn."""
         for shard in shards:
             self._before.append((shard.refs(key[0]).copy(), frozenset(shard.kept)))
+        self._built: list[tuple[NDArray[np.bool_], Refs]] = []
+        """Per shard which slots are in the new table, and their references to it."""
 
     def build(self) -> None:
         """Make the new table. Takes long, so that it belongs into a thread."""
         for refs, kept in self._before:
-            self._carry(refs[of_form(refs, self._key[1])], kept)
+            built, moved = of_form(refs, self._key[1]), np.zeros_like(refs)
+            moved[built] = self._carry(refs[built], kept)
+            self._built.append((built, moved))
         while self._new.index.tend():
             pass
 
@@ -42,21 +47,19 @@ class Compaction:
         Slots that changed meanwhile are brought after.
         """
         kind, form = self._key
-        first = 0
-        for shard, (before, _) in zip(self._shards, self._before, strict=True):
-            now = shard.refs(kind)
-            built = np.nonzero(of_form(before, form))[0]
-            moved = refs_of(form, first, len(built))
-            first += len(built)
-            stays = built < len(now)
-            stays[stays] = now[built[stays]] == before[built[stays]]
-            left = rows_of(moved[~stays])
+        for shard, (before, _), (built, moved) in zip(self._shards, self._before, self._built, strict=True):
+            now, stays = shard.refs(kind), built.copy()
+            both = min(len(now), len(before))
+            stays[:both] &= now[:both] == before[:both]
+            stays[both:] = False
+            left = rows_of(moved[built & ~stays])
             self._new.garbage += len(left)
             self._new.withdraw(left)
             late = of_form(now, form)
-            late[built[stays]] = False
-            now[built[stays]] = moved[stays]
-            now[late] = self._carry(now[late], frozenset(shard.kept))
+            late[:both] &= ~stays[:both]
+            np.copyto(now[:both], moved[:both], where=stays[:both])
+            if late.any():
+                now[late] = self._carry(now[late], frozenset(shard.kept))
         self._tables.put(self._key, self._new)
 
     def _carry(self, refs: Refs, kept: frozenset[bytes]) -> Refs:
