@@ -109,6 +109,10 @@ class Store(Section):
     wait_replicas: NonNegativeInt = Field(default=0, description="replicas that must confirm a write")
     shards: int = Field(default=16, ge=1, le=MOST_SHARDS, description="shards of a new store; fixed for its life")
     connect_budget_seconds: PositiveFloat = Field(default=10.0, description="longest wait at start")
+    near: bool = Field(
+        default=True,
+        description="a server at loopback or a unix socket is on this machine; false where a proxy listens there",
+    )
 
 
 class Worker(Section):

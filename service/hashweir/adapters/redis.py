@@ -66,7 +66,7 @@ class RedisStore:
     ) -> None:
         """Connects to nothing yet. Raises ConfigError for a prefix or address that can't be used.
 
-        `near`: a server that is on this machine is spared the digests of chunks.
+        `near`: where the address is of this machine, so is the server, which is then spared the digests of chunks.
         """
         if not prefix or not prefix.isprintable() or set(prefix) & set("{}*? []"):
             raise ConfigError(f"store prefix {prefix!r} can't be used in keys")

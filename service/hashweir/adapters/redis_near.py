@@ -84,7 +84,7 @@ class Near:
 
 
 def _is_near(url: str) -> bool:
-    """Whether an address is of this machine. Who listens there may be a proxy; this can't be told."""
+    """Whether an address is of this machine. That a proxy listens there can't be told: `store.near` says so."""
     parts = urlsplit(url)
     host = parts.hostname or "localhost"
     try:

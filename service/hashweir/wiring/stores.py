@@ -27,7 +27,7 @@ def store(config: Config) -> RedisStore:
         key_file=part.tls_key_file or None,
         connect_s=part.connect_budget_seconds,
     )
-    return RedisStore(access, part.prefix, replicas=part.wait_replicas)
+    return RedisStore(access, part.prefix, replicas=part.wait_replicas, near=part.near)
 
 
 @asynccontextmanager
