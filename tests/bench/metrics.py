@@ -23,7 +23,7 @@ import numpy as np
 from prometheus_client import generate_latest
 
 from hashweir import wiring
-from hashweir.adapters.memory import MemoryStore
+from hashweir.adapters.memory_store import MemoryStore
 from hashweir.adapters.sandbox import ProcessSandbox
 from hashweir.config import Config
 from hashweir.lifecycle import Health, HealthServer

@@ -4,10 +4,10 @@
                                        [--lives 12]
 
 A Valkey with an append-only file (`appendfsync always`) is filled with random PDQ entries. A process follows it and is
-asked as a worker asks (`pipeline.lookups`, over views that may be judged by) at fixed moments, whatever became of the
-questions before. `lookups` count from those moments, of which timers alone are up to a millisecond late; `stage` from
-when the question was asked, as a worker's metric of that name does. Seconds in which there was no view to judge by are
-no part of either: those are `viewless`. `slowest` says what the slowest hundredth was made of (means, ms): `loop`,
+asked as a worker asks (`pipeline.lookup_batches`, over views that may be judged by) at fixed moments, whatever became
+of the questions before. `lookups` count from those moments, of which timers alone are up to a millisecond late; `stage`
+from when the question was asked, as a worker's metric of that name does. Seconds in which there was no view to judge by
+are no part of either: those are `viewless`. `slowest` says what the slowest hundredth was made of (means, ms): `loop`,
 until the loop came to it, and `lookup`. `cores` says what each party used, and what its threads waited for a processor,
 in per cent of one.
 
@@ -45,7 +45,7 @@ from hashweir.errors import Unreachable
 from hashweir.lifecycle import calm
 from hashweir.model import Fingerprint, Scan
 from hashweir.pipeline.deliver import ViewGate
-from hashweir.pipeline.lookups import Lookups
+from hashweir.pipeline.lookup_batches import Lookups
 from hashweir.ports import PackedPart, SlotChange
 from hashweir.sets import commands
 from hashweir.sets.bulk import BulkWriter

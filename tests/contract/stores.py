@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
-from hashweir.adapters.memory import MemoryStore
+from hashweir.adapters.memory_store import MemoryStore
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
 from hashweir.hashing import HASHERS

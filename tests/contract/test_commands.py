@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import msgspec
 import pytest
 
-from hashweir.adapters.memory import MemoryStore
+from hashweir.adapters.memory_store import MemoryStore
 from hashweir.errors import InputError, OutcomeUnknown, Refused, Unreachable
 from hashweir.model import Action, Set, SetEvent
 from hashweir.ports import Applied, PackedPart, Part, Store

@@ -14,7 +14,7 @@ from itertools import islice
 import pytest
 from msgspec.structs import replace
 
-from hashweir.adapters.memory import MemoryStore
+from hashweir.adapters.memory_store import MemoryStore
 from hashweir.hashing import HASHERS
 from hashweir.model import KINDS, Batch, Entry, Kind
 from hashweir.ports import Accept, Edit, Query, SlotChange, Store, View

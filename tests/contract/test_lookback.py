@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from hashweir.adapters.memory import MemoryStore
 from hashweir.adapters.memory_sandbox import MemorySandbox
+from hashweir.adapters.memory_store import MemoryStore
 from hashweir.adapters.memory_stream import MemoryBroker, MemorySink
 from hashweir.errors import Refused
 from hashweir.hashing import HASHERS

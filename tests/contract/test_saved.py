@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from hashweir.adapters.copy_file import CopyFile
 from hashweir.adapters.folders import put
-from hashweir.adapters.memory import MemoryStore
+from hashweir.adapters.memory_store import MemoryStore
 from hashweir.errors import REASONS, HashweirError, InputError
 from hashweir.hashing import HASHERS
 from hashweir.model import Kind

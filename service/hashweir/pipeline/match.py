@@ -19,7 +19,7 @@ from hashweir.model import FORMS, KINDS_OF, Fingerprint, FormGroup, Judged, Kind
 from hashweir.pipeline.decide import decide
 from hashweir.pipeline.fetch import fetch
 from hashweir.pipeline.lookup import wanted_forms
-from hashweir.pipeline.lookups import Lookups
+from hashweir.pipeline.lookup_batches import Lookups
 from hashweir.ports import Known, MediaSource, Sandbox, View
 
 USABLE = frozenset({"verified", "degraded"})

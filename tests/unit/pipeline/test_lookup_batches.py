@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hashweir.hashing import HASHERS
 from hashweir.model import Fingerprint, Form, Kind, Scan
 from hashweir.pipeline.lookup import lookup, lookup_many
-from hashweir.pipeline.lookups import Lookups
+from hashweir.pipeline.lookup_batches import Lookups
 from hashweir.ports import Accept, Found, Query, View
 from tests.unit.pipeline.views import ListView, flip, make_entry, make_set
 
@@ -104,7 +104,7 @@ def scan_of(*bits: int) -> Scan:
 @pytest.fixture
 def on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call is cheap enough for the loop, however slow this machine is."""
-    monkeypatch.setattr("hashweir.pipeline.lookups.ON_THE_LOOP_S", math.inf)
+    monkeypatch.setattr("hashweir.pipeline.lookup_batches.ON_THE_LOOP_S", math.inf)
 
 
 async def test_what_waits_makes_one_call() -> None:
