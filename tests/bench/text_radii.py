@@ -3,7 +3,9 @@
     python -m tests.bench.text_radii FOLDER [--seed 1] [--write]
 
 FOLDER holds a folder of UTF-8 text files per language, named as the language (`en`, `fa`), paragraphs apart by blank
-lines. Unrelated are windows of one language that do not overlap and have next to no phrases in common; a paragraph
+lines; where there is no such folder, `tests.bench.text_corpus` makes it out of Debian packages. Printed are the table
+as JSON and a summary: both forms, both distances (without TLSH's length term, as the service does, and with it).
+Unrelated are windows of one language that do not overlap and have next to no phrases in common; a paragraph
 that comes again is left out. `--write` puts the table into service/hashweir/hashing/text_radii.json.
 Long because sampling, editing and judging are one experiment.
 """
@@ -16,15 +18,18 @@ import json
 import math
 import random
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tlsh
 
 from hashweir.hashing.text import normal_form, one_byte_per_character
 from hashweir.pipeline.fingerprint import MOSTLY
+from tests.bench.text_corpus import make
 
 SIZES = (100, 300, 1_000, 3_000, 10_000, 30_000)
 """Lengths of the hashed form: characters of the normal form, bytes of the raw one."""
@@ -32,6 +37,8 @@ FORMS = ("normal", "raw")
 FALSE_PER_PAIR = 5e-7
 """One false hit per 10,000 uploads against 200 texts, each of them of the upload's length."""
 BANKS = (200, 10_000)
+DISTANCES = ("diffxlen", "diff")
+"""TLSH's distance without the term for the length, and with it."""
 SHAPE = -0.1
 """Of the tail of distances where pairs are too few to count: with it, and 4 million pairs, radii counted and radii of
 the tail differ by 6 at most."""
@@ -102,6 +109,13 @@ EDITS: dict[str, Edit] = {
 # ── texts and their hashes ──
 
 
+def corpora_of(folder: Path) -> dict[str, str]:
+    """The text of every language in a folder, which is made where it is missing."""
+    if not folder.exists():
+        make(folder)
+    return {path.name: read(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+
+
 def read(folder: Path) -> str:
     """All paragraphs of a language, each once, joined by spaces."""
     seen: dict[str, str] = {}
@@ -129,17 +143,23 @@ def windows(corpus: str, form: str, size: int, rng: random.Random) -> list[tuple
 
 
 class Distances:
-    """`diffxlen` of one value to many, from the definition: body, checksum and the two quartile ratios."""
+    """`diffxlen` of one value to many, from the definition: body, checksum and the two quartile ratios.
 
-    def __init__(self, values: list[bytes]) -> None:
+    `diff` has a term for the two length bytes as well.
+    """
+
+    def __init__(self, values: list[bytes], distance: str = "diffxlen") -> None:
         table = np.frombuffer(b"".join(values), np.uint8).reshape(-1, 35)
         self._checksums, self._ratios = table[:, 0], table[:, 2]
+        # The byte's two hexadecimal digits stand in reverse order.
+        lengths = table[:, 1] >> 4 | table[:, 1] << 4
+        self._lengths = lengths.astype(np.int64) if distance == "diff" else np.zeros(len(values), np.int64)
         buckets = np.stack([table[:, 3:] >> shift & 3 for shift in (0, 2, 4, 6)], axis=-1).reshape(len(values), -1)
         # Bucket 0..3 as 000, 001, 011, 111: bits that differ count the steps between two buckets.
         self._planes = [np.packbits(buckets >= level, axis=1).view(np.uint64) for level in (1, 2, 3)]
 
-    def of(self, row: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Distances of a row to all rows behind it."""
+    def of(self, row: int) -> npt.NDArray[np.int16]:
+        """Distances of a row to all rows behind it, 2,500 at most."""
         after = slice(row + 1, None)
         differs = [plane[after] ^ plane[row] for plane in self._planes]
         far = sum((np.bitwise_count(one).sum(axis=1).astype(np.int64) for one in differs), start=np.int64(0))
@@ -149,12 +169,15 @@ class Distances:
             apart = np.abs((self._ratios[after] >> shift & 15).astype(np.int64) - int(self._ratios[row] >> shift & 15))
             apart = np.minimum(apart, 16 - apart)
             far += np.where(apart <= 1, apart, 12 * (apart - 1))
-        return np.asarray(far)
+        apart = np.abs(self._lengths[after] - self._lengths[row])
+        apart = np.minimum(apart, 256 - apart)
+        far += np.where(apart <= 1, apart, 12 * apart)
+        return np.asarray(far, np.int16)
 
 
-def unrelated(made: list[tuple[int, str, bytes]]) -> tuple[np.ndarray[Any, np.dtype[np.int64]], int]:
+def unrelated(made: list[tuple[int, str, bytes]], distance: str = "diffxlen") -> tuple[npt.NDArray[np.int16], int]:
     """Distances of all unrelated pairs in ascending order, and how many pairs were left out as copies."""
-    distances = Distances([value for _, _, value in made])
+    distances = Distances([value for _, _, value in made], distance)
     starts = np.array([start for start, _, _ in made])
     ends = starts + [len(text) for _, text, _ in made]
     all_far, all_pairs = [], []
@@ -180,7 +203,7 @@ def _phrases(text: str) -> set[int]:
     return {hash(phrase) for phrase in zip(*(words[at:] for at in range(4)), strict=False)}
 
 
-def false_rate(far: np.ndarray[Any, np.dtype[np.int64]], radius: int) -> float:
+def false_rate(far: npt.NDArray[np.int16], radius: int) -> float:
     """Share of unrelated pairs within a radius: counted where there are pairs enough, else not less than the tail's.
 
     The tail is a generalised Pareto distribution of the distances below the nearest thousandth's largest (peaks over
@@ -200,7 +223,7 @@ def false_rate(far: np.ndarray[Any, np.dtype[np.int64]], radius: int) -> float:
 
 
 def measure(corpora: dict[str, str], seed: int) -> list[dict[str, Any]]:
-    """One row per form, length and language: what unrelated pairs and edits are like."""
+    """One row per form, length, language and distance: what unrelated pairs and edits are like."""
     rows = []
     for form in FORMS:
         for size in SIZES:
@@ -213,23 +236,25 @@ def measure(corpora: dict[str, str], seed: int) -> list[dict[str, Any]]:
                 ]
                 if len(made) < 30:
                     continue
-                far, copies = unrelated(made)
                 words = corpus.split(" ")
                 chosen = rng.sample(made, min(COPIES, len(made)))
-                edits = {
-                    name: sorted(_distance(form, value, edit(text, rng, words)) for _, text, value in chosen)
+                edited = {
+                    name: [(value, hashed(form, edit(text, rng, words))) for _, text, value in chosen]
                     for name, edit in EDITS.items()
                 }
-                rows.append(
-                    {"form": form, "size": size, "language": language, "far": far, "copies": copies, "edits": edits}
-                )
-                print(f"measured {form} {size} {language}: {len(far)} pairs, {copies} copies left out", flush=True)
+                for distance in DISTANCES:
+                    far, copies = unrelated(made, distance)
+                    edits = {
+                        name: sorted(_distance(distance, *pair) for pair in pairs) for name, pairs in edited.items()
+                    }
+                    where = {"form": form, "size": size, "language": language, "distance": distance}
+                    rows.append(where | {"far": far, "copies": copies, "edits": edits})
+                print(f"measured {form} {size} {language}: {len(far)} pairs", file=sys.stderr, flush=True)
     return rows
 
 
-def _distance(form: str, value: bytes, edited: str) -> int:
-    other = hashed(form, edited)
-    return 999 if other is None else int(tlsh.diffxlen("T1" + value.hex(), "T1" + other.hex()))
+def _distance(distance: str, value: bytes, edited: bytes | None) -> int:
+    return 999 if edited is None else int(getattr(tlsh, distance)("T1" + value.hex(), "T1" + edited.hex()))
 
 
 def radius_at(rows: list[dict[str, Any]]) -> int:
@@ -242,34 +267,39 @@ def curve(rows: list[dict[str, Any]], form: str, languages: set[str]) -> Iterato
     """One row per measured length of a form: its radius, and what that finds and mistakes."""
     for size in SIZES:
         here = [row for row in rows if row["form"] == form and row["size"] == size and row["language"] in languages]
-        if not any(len(row["far"]) >= LEAST_PAIRS for row in here):
-            continue
-        measured = radius_at(here)
-        radius = max(measured, 0)
-        recall = {
-            name: {row["language"]: round(_share(row["edits"][name], radius), 2) for row in here} for name in EDITS
-        }
-        of_five = list(recall["5 % of words"].values())
-        mean = sum(of_five) / len(of_five)
-        worst = max(false_rate(row["far"], radius) for row in here if len(row["far"]) >= LEAST_PAIRS)
-        yield {
-            "length": size,
-            "radius": radius,
-            "only_logs": measured < 0 or mean <= LEAST_RECALL,
-            "recall_of_5_percent": round(mean, 2),
-            "false_per_10000_uploads": {str(bank): round(worst * bank * 10_000, 2) for bank in BANKS},
-            "recall": recall,
-            "unrelated": {
-                row["language"]: {
-                    "pairs": len(row["far"]),
-                    "copies": row["copies"],
-                    "median": int(np.median(row["far"])),
-                    "nearest": int(row["far"][0]),
-                    "radius_alone": radius_at([row]) if len(row["far"]) >= LEAST_PAIRS else None,
-                }
-                for row in here
-            },
-        }
+        if any(len(row["far"]) >= LEAST_PAIRS for row in here):
+            without, with_length = (_class([row for row in here if row["distance"] == one]) for one in DISTANCES)
+            brief = ("radius", "only_logs", "recall_of_5_percent", "false_pairs_per_million")
+            yield {"length": size} | without | {"with_length_term": {key: with_length[key] for key in brief}}
+
+
+def _class(here: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a length class of one distance comes to, from the rows of its languages."""
+    measured = radius_at(here)
+    radius = max(measured, 0)
+    recall = {name: {row["language"]: round(_share(row["edits"][name], radius), 2) for row in here} for name in EDITS}
+    of_five = list(recall["5 % of words"].values())
+    mean = sum(of_five) / len(of_five)
+    worst = max(false_rate(row["far"], radius) for row in here if len(row["far"]) >= LEAST_PAIRS)
+    return {
+        "radius": radius,
+        "only_logs": measured < 0 or mean <= LEAST_RECALL,
+        "recall_of_5_percent": round(mean, 2),
+        "false_pairs_per_million": round(worst * 1e6, 2),
+        "false_per_10000_uploads": {str(bank): round(worst * bank * 10_000, 2) for bank in BANKS},
+        "recall": recall,
+        "unrelated": {
+            row["language"]: {
+                "pairs": len(row["far"]),
+                "copies": row["copies"],
+                "median": int(np.median(row["far"])),
+                "nearest": int(row["far"][0]),
+                "radius_alone": radius_at([row]) if len(row["far"]) >= LEAST_PAIRS else None,
+                "false_pairs_per_million": round(false_rate(row["far"], radius) * 1e6, 2),
+            }
+            for row in here
+        },
+    }
 
 
 def _share(distances: list[int], radius: int) -> float:
@@ -282,11 +312,34 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
-    corpora = {path.name: read(path) for path in sorted(given.folder.iterdir()) if path.is_dir()}
+    corpora = corpora_of(given.folder)
     text = shown(corpora, measure(corpora, given.seed), given.seed)
     if given.write:
         TABLE.write_text(text, encoding="utf-8")
     print(text)
+    print(summary(json.loads(text)["curves"]))
+
+
+def summary(curves: dict[str, list[dict[str, Any]]]) -> str:
+    """The table of decision 0006 in Markdown."""
+    header = (
+        "form | length | radius | false pairs per million | false per 10,000 uploads, 200 / 10,000 texts | "
+        "5 % of words | 1 % | 10 % | acts | with the length term: radius | false pairs per million | 5 % of words"
+    )
+    lines = [f"| {header} |", "|---" * (header.count("|") + 1) + "|"]
+    for name, rows in curves.items():
+        for row in rows:
+            shares = [row["recall"][f"{share} % of words"].values() for share in (1, 10)]
+            one, ten = (f"{min(share):.0%} to {max(share):.0%}" for share in shares)
+            hits, length = row["false_per_10000_uploads"], row["with_length_term"]
+            cells = (
+                *(name.replace("_", " "), f"{row['length']:,}", row["radius"], row["false_pairs_per_million"]),
+                *(f"{hits['200']} / {hits['10000']}", f"{row['recall_of_5_percent']:.0%}", one, ten),
+                *("log" if row["only_logs"] else "yes", length["radius"], length["false_pairs_per_million"]),
+                f"{length['recall_of_5_percent']:.0%}",
+            )
+            lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
 
 
 def shown(corpora: dict[str, str], rows: list[dict[str, Any]], seed: int) -> str:

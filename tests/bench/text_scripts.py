@@ -14,7 +14,7 @@ import random
 from pathlib import Path
 
 from hashweir.hashing.radii import reach
-from tests.bench.text_radii import LEAST_PAIRS, false_rate, hashed, read, unrelated, windows
+from tests.bench.text_radii import LEAST_PAIRS, corpora_of, false_rate, hashed, unrelated, windows
 
 SIZES = (300, 1_000, 3_000)
 SHARES = (0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    corpora = {path.name: read(path) for path in sorted(given.folder.iterdir()) if path.is_dir()}
+    corpora = corpora_of(given.folder)
     print("| ASCII bytes | " + " | ".join(f"{size:,} bytes" for size in SIZES) + " |\n|" + "---|" * (len(SIZES) + 1))
     print(f"| all: en alone | {_cells({'en': corpora['en']}, given.seed)} |", flush=True)
     for share in SHARES:
