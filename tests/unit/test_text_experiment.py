@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import tlsh
 
 from tests.bench import text_corpus as corpus
-from tests.bench.text_radii import DISTANCES, Distances, corpora_of, hashed
+from tests.bench.text_radii import DISTANCES, TABLE, Distances, corpora_of, hashed, summary
 
 
 def test_a_page_loses_tags_and_listings_and_falls_into_paragraphs() -> None:
@@ -79,3 +80,8 @@ def test_distances_are_those_of_the_reference(distance: str) -> None:
     expected = [getattr(tlsh, distance)(names[0], other) for other in names[1:]]
     np.testing.assert_array_equal(Distances(values, distance).of(0), expected)
     assert len(set(expected)) > 1
+
+
+def test_the_decision_tells_what_was_measured() -> None:
+    decision = Path(__file__).parents[2] / "service" / "decisions" / "0006-text-radii.md"
+    assert summary(json.loads(TABLE.read_text(encoding="utf-8"))["curves"]) in decision.read_text(encoding="utf-8")

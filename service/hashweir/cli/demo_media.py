@@ -21,7 +21,7 @@ SIZES = ((800, 600), (600, 800), (768, 768), (960, 640), (1024, 576))
 FORMATS = ("JPEG", "PNG", "JPEG", "WEBP", "JPEG", "GIF", "JPEG")
 """Mostly JPEG, as uploads are. Seven of them, so that every size comes in every format."""
 TEXT_CHARS = (9_000, 13_000)
-WORDS_CHANGED = (0.002, 0.005)
+WORDS_CHANGED = (0.001, 0.003)
 _GRID = 192
 _ENCODE = {"JPEG": {"quality": 88}, "PNG": {"compress_level": 1}, "WEBP": {"quality": 88, "method": 0}, "GIF": {}}
 
