@@ -3,8 +3,8 @@
     python -m tests.bench.text_corpus FOLDER
 
 FOLDER gets a folder per language, in it a text file per package, paragraphs apart by blank lines. The packages of
-`SOURCES` are downloaded as archives (`apt-get download`: 170 MB) and read, not installed. Decision 0006 was measured
-with those of Debian 12; others have somewhat different texts.
+`SOURCES` are downloaded as archives (`apt-get download`: 170 MB) and read, not installed. They are those of
+Debian 12, with which decision 0006 was measured; another release may lack one, or have somewhat different texts.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def of_verses(text: str) -> Iterator[str]:
 
 
 class Source(NamedTuple):
-    """A package for each of the languages; `{}` stands for the language."""
+    """A package for each of the languages, under the licence that Debian states; `{}` stands for the language."""
 
     package: str
     languages: str
@@ -114,11 +114,11 @@ SOURCES = (
     Source("maint-guide", "en", "usr/share/doc/*/html/*.html", of_page, "GPL-2+"),
     Source("developers-reference-{}", "de fr ru", "usr/share/developers-reference/{}/*.html", of_page, "GPL-2+"),
     Source("developers-reference", "en", "usr/share/developers-reference/*.html", of_page, "GPL-2+"),
-    Source("debian-faq-{}", "de fr ru", "usr/share/doc/debian/FAQ/**/*.html", of_page, "GPL-2+"),
-    Source("debian-faq", "en", "usr/share/doc/debian/FAQ/*.html", of_page, "GPL-2+"),
+    Source("debian-faq-{}", "de fr ru", "usr/share/doc/debian/FAQ/**/*.html", of_page, "its own, copyleft"),
+    Source("debian-faq", "en", "usr/share/doc/debian/FAQ/*.html", of_page, "its own, copyleft"),
     Source("fortunes", "en", f"{_FORTUNES}/*.u8", of_fortunes, "BSD-3-Clause"),
     Source("fortunes-min", "en", f"{_FORTUNES}/*.u8", of_fortunes, "BSD-3-Clause"),
-    Source("fortunes-ru", "ru", f"{_FORTUNES}/ru/*.u8", of_fortunes, "GPL-2+"),
+    Source("fortunes-ru", "ru", f"{_FORTUNES}/ru/*.u8", of_fortunes, "GPL-2"),
     Source("mediawiki", "ar de en fa fr ps ru ur", "**/i18n/**/{}.json", of_messages, "GPL-2+"),
     # The Koran and its translations by M. M. Fooladvand and F. M. Jalandhry (1900).
     Source("texlive-lang-arabic", "ar", f"{_TEX}/quran/qurantext-simple.def", of_verses, "LPPL-1.3c"),
