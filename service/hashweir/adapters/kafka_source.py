@@ -24,6 +24,7 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 
+from hashweir.adapters.kafka_checksums import check_by_instruction
 from hashweir.adapters.kafka_frames import read_in_frames
 from hashweir.adapters.kafka_link import Access, connect, topic_missing, unreachable, within
 from hashweir.adapters.kafka_position import BAD_DATA, Positions, Timing, record_of
@@ -123,6 +124,7 @@ class KafkaSource:
             max_poll_records=self._max_records,
         )
         read_in_frames(self._consumer._client)
+        check_by_instruction()
         try:
             await connect(self._access, self._consumer.start)
             try:
