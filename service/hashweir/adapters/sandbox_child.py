@@ -17,14 +17,18 @@ import resource
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
 
 from hashweir.adapters.sandbox_fences import PR_SET_PDEATHSIG, lock_down, prctl
 from hashweir.adapters.sandbox_frames import LENGTH_BYTES, Ready, Reply, pack, unpack_jobs, unpack_setup
+from hashweir.model import FormGroup, Scan
 
 _UNFORESEEN = 70
 """Exit status after an exception that nobody caught: EX_SOFTWARE of sysexits.h."""
 
 
+Scanning = Callable[[bytes, str | None, tuple[FormGroup, ...], bytes | None], Scan]
 _FRAME_BYTES = 2**16
 """Most frames are shorter, and are read at once."""
 
@@ -37,7 +41,7 @@ def main(descriptor: int, parent: int, contents: int) -> None:
     _die_with(parent)
     address = _mapped(contents)
     with socket.socket(fileno=descriptor) as link:
-        setup = unpack_setup(_receive(link))
+        setup = unpack_setup(_receive(link, bytearray(_FRAME_BYTES)))
         sys.path[:0] = setup.path
         scan = pkgutil.resolve_name(setup.scan)(setup.limits)
         # A traceback would be printed with lines of source files, which can't be opened any more: that attempt
@@ -46,17 +50,24 @@ def main(descriptor: int, parent: int, contents: int) -> None:
         gc.freeze()  # what is here now stays to the end
         fences, lacking = lock_down(setup.memory_bytes)
         link.sendall(pack(Ready(fences=fences, lacking=lacking)))
+        allowance = Allowance()
+        room = bytearray(_FRAME_BYTES)
         while True:
-            replies = []
-            for job in unpack_jobs(_receive(link)):
-                _allow_processor_time(job.cpu_s)
-                try:
-                    content = ctypes.string_at(address, job.size) if job.content is None else job.content
-                    found = scan(content, job.media_type, job.forms, job.sha256)
-                except MemoryError:
-                    found = None
-                replies.append(Reply(number=job.number, scan=found))
-            link.sendall(pack(replies))
+            _answer(link, _receive(link, room), scan, address, allowance)
+
+
+def _answer(link: socket.socket, jobs: memoryview, scan: Scanning, address: int, allowance: Allowance) -> None:
+    """Do these jobs and send the answers. What it held is let go of when that is done, and not with the next job."""
+    replies = []
+    for job in unpack_jobs(jobs):
+        allowance.allow(job.cpu_s)
+        try:
+            content = ctypes.string_at(address, job.size) if job.content is None else job.content
+            found = scan(content, job.media_type, job.forms, job.sha256)
+        except MemoryError:
+            found = None
+        replies.append(Reply(number=job.number, scan=found))
+    link.sendall(pack(replies))
 
 
 def _die_with(parent: int) -> None:
@@ -66,12 +77,27 @@ def _die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def _allow_processor_time(seconds: int) -> None:
-    """A second fence behind the parent's deadline, for when the parent itself is stuck."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    used = math.ceil(usage.ru_utime + usage.ru_stime)
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, most))
+class Allowance:
+    """The processor time of a job: a second fence behind the parent's deadline, for when the parent itself is stuck.
+
+    Renewed once a second and not for each job, for three system calls cost more than all else around a small one. One
+    thread uses at most a second of it in a second.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._seconds = 0
+
+    def allow(self, seconds: int) -> None:
+        """From now on this process may take so many seconds, up to two of rounding more."""
+        now = time.monotonic()
+        if seconds == self._seconds and now < self._until:
+            return
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        used = math.ceil(usage.ru_utime + usage.ru_stime)
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (used + seconds + 1, most))
+        self._seconds, self._until = seconds, now + 1
 
 
 def _mapped(descriptor: int) -> int:
@@ -88,17 +114,17 @@ def _mapped(descriptor: int) -> int:
     return address
 
 
-def _receive(link: socket.socket) -> memoryview:
-    """One frame from the parent, who sends no second one before it has the answer."""
-    buffer, got = bytearray(_FRAME_BYTES), 0
+def _receive(link: socket.socket, room: bytearray) -> memoryview:
+    """One frame from the parent, who sends no second one before it has the answer. In `room`, where it is short."""
+    got = 0
     while got < LENGTH_BYTES:
-        got += _receive_into(link, memoryview(buffer)[got:])
-    end = LENGTH_BYTES + int.from_bytes(buffer[:LENGTH_BYTES], "big")
-    if end > len(buffer):
-        buffer += bytes(end - len(buffer))
+        got += _receive_into(link, memoryview(room)[got:])
+    end = LENGTH_BYTES + int.from_bytes(room[:LENGTH_BYTES], "big")
+    if end > len(room):
+        room = room + bytes(end - len(room))
     while got < end:
-        got += _receive_into(link, memoryview(buffer)[got:end])
-    return memoryview(buffer)[LENGTH_BYTES:end]
+        got += _receive_into(link, memoryview(room)[got:end])
+    return memoryview(room)[LENGTH_BYTES:end]
 
 
 def _receive_into(link: socket.socket, room: memoryview) -> int:

@@ -17,7 +17,7 @@ from hashweir.adapters.sandbox_frames import LENGTH_BYTES, MOST_REPLY_BYTES, Bad
 
 ARENA_BYTES: Final = 4 * 2**20
 """Longer contents go through the socket: what is inline in a record is at most 1 MiB by default."""
-_PART_BYTES: Final = 2**16
+_PART_BYTES: Final = 2**14
 """Read of an answer at a time; that of a picture has less than 2 kB."""
 
 
@@ -57,48 +57,57 @@ class Link:
         end.setblocking(False)
         self._socket = end
         self._loop = asyncio.get_running_loop()
-        self._talking = asyncio.Lock()
+        self._sending = asyncio.Lock()
         self._answer: asyncio.Future[bytes] | None = None
+        self._until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        """Comes by no later than the answer is due. One for many answers: each would leave its own to the loop."""
         self._parts = bytearray()
         self._over: Exception | None = None
         """Why nothing is read any more."""
         self._loop.add_reader(end, self._readable)
 
     async def exchange(self, frame: bytearray, most_s: float) -> bytes:
-        """Send a frame and receive one within so many seconds.
+        """Send a frame and receive one within so many seconds. Not while another exchange is under way.
 
         Raises TimeoutError, BadReply for an answer that is too long, one too many, or came unasked, EOFError where the
         process hung up, OSError.
         """
-        async with self._talking, asyncio.timeout(most_s):
-            if self._over is not None:
-                raise self._over
-            answer: asyncio.Future[bytes] = self._loop.create_future()
-            self._answer = answer
-            try:
-                await self._send(frame)
-                return await answer
-            finally:
-                self._answer = None
-                if answer.done() and not answer.cancelled():
-                    answer.exception()  # or the loop complains of an end that sending met first
+        if self._over is not None:
+            raise self._over
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        self._answer = answer
+        self._until = until = self._loop.time() + most_s
+        if self._timer is None or self._timer.when() > until:
+            self._look_at(until)
+        try:
+            sent = self._send(frame)
+            if sent < len(frame):
+                async with self._sending, asyncio.timeout_at(until):
+                    await self._loop.sock_sendall(self._socket, memoryview(frame)[sent:])
+            return await answer
+        finally:
+            self._answer = None
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # or the loop complains of an end that sending met first
 
     async def close(self) -> None:
         """Wake whoever waits, and close."""
         # Sending may be under way, and would wait for ever on a socket that was closed under it.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        async with self._talking:
+        async with self._sending:
             self._end(EOFError())
             self._socket.close()
+        if self._timer is not None:
+            self._timer.cancel()
 
-    async def _send(self, frame: bytearray) -> None:
+    def _send(self, frame: bytearray) -> int:
+        """How much of it went at once: all, where it is no long content."""
         try:
-            sent = self._socket.send(frame)
+            return self._socket.send(frame)
         except BlockingIOError:
-            sent = 0
-        if sent < len(frame):
-            await self._loop.sock_sendall(self._socket, memoryview(frame)[sent:])
+            return 0
 
     def _readable(self) -> None:
         try:
@@ -111,19 +120,36 @@ class Link:
             return self._end(EOFError())
         if self._answer is None or self._answer.done():
             return self._end(BadReply("an answer that nobody asked for"))
-        self._parts += part
-        length = int.from_bytes(self._parts[:LENGTH_BYTES], "big")
-        if len(self._parts) < LENGTH_BYTES:
-            return None
-        if length > MOST_REPLY_BYTES:
-            return self._end(BadReply("a frame longer than any honest one"))
-        if len(self._parts) > LENGTH_BYTES + length:
-            return self._end(BadReply("more than one answer"))
-        if len(self._parts) == LENGTH_BYTES + length:
-            body = bytes(self._parts[LENGTH_BYTES:])
+        whole: bytes | bytearray = part
+        if self._parts:
+            self._parts += part
+            whole = self._parts
+        end = LENGTH_BYTES + int.from_bytes(whole[:LENGTH_BYTES], "big")
+        if len(whole) == end:
+            self._answer.set_result(bytes(whole[LENGTH_BYTES:]))
             self._parts.clear()
-            self._answer.set_result(body)
+        elif len(whole) >= LENGTH_BYTES and end > LENGTH_BYTES + MOST_REPLY_BYTES:
+            self._end(BadReply("a frame longer than any honest one"))
+        elif len(whole) > end:
+            self._end(BadReply("more than one answer"))
+        elif whole is part:
+            self._parts += part
         return None
+
+    def _look_at(self, when: float) -> None:
+        """Look at this time, by the loop's clock, whether an answer is due."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._answer is None or self._answer.done():
+            return
+        if self._until <= self._loop.time():
+            self._answer.set_exception(TimeoutError())
+        else:
+            self._look_at(self._until)
 
     def _end(self, why: Exception) -> None:
         if self._over is None:

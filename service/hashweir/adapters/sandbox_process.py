@@ -98,10 +98,10 @@ class ScanProcess:
 
         Raises Failed where an answer is missing, or is about another upload, or a lie: then none of them counts.
         """
-        cpu_s = math.ceil(deadline_s) + _SPARE_CPU_S
         numbers = range(self.jobs + 1, self.jobs + len(work) + 1)
         self.jobs = numbers[-1]
         held = len(work) == 1 and self._arena.put(work[0][0])
+        cpu_s = math.ceil(deadline_s) + _SPARE_CPU_S
         jobs = [
             Job(
                 number=number,

@@ -89,12 +89,27 @@ async def test_an_answer_that_does_not_come_and_an_end(pair: Pair) -> None:
         await asked
 
 
+@pytest.mark.parametrize("question", [b"?", bytes(9_000_000)])
+async def test_each_answer_has_its_own_time(pair: Pair, question: bytes) -> None:
+    """Be it shorter or longer than the one before, and sending counts."""
+    for most_s in (10, 0.2):
+        asked = asyncio.create_task(pair.link.exchange(bytearray(b"?"), most_s))
+        await pair.hear(1)
+        await pair.say(framed(b"yes"))
+        assert await asked == b"yes"
+    began = pair.loop.time()
+    with pytest.raises(TimeoutError):
+        await pair.link.exchange(bytearray(question), 0.4)
+    assert 0.4 <= pair.loop.time() - began < 5
+
+
 async def test_closing_wakes_who_waits(pair: Pair) -> None:
-    asked = [asyncio.create_task(pair.link.exchange(bytearray(9_000_000), 10)) for _ in range(2)]
+    asked = asyncio.create_task(pair.link.exchange(bytearray(9_000_000), 10))
     await pair.hear(1)
     async with asyncio.timeout(5):
         await pair.link.close()
-    assert all(isinstance(one, OSError | EOFError) for one in await asyncio.gather(*asked, return_exceptions=True))
+        with pytest.raises((OSError, EOFError)):
+            await asked
 
 
 def test_contents_can_be_read_and_not_changed() -> None:
