@@ -10,7 +10,7 @@ import logging
 import pkgutil
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -115,19 +115,26 @@ async def within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
     """
     task = asyncio.create_task(work)
     try:
-        for _ in range(SLICES):
-            await asyncio.wait([task], timeout=seconds / SLICES)
-            if task.done():
-                # Cancelled from inside, when a client is closed under it: not a cancellation of the caller.
-                if task.cancelled():
-                    raise TimeoutError
-                return task.result()
+        await ended(seconds, [task])
+        if task.done():
+            # Cancelled from inside, when a client is closed under it: not a cancellation of the caller.
+            if task.cancelled():
+                raise TimeoutError
+            return task.result()
     finally:
         if not task.done():
             task.add_done_callback(_take_note)
             task.cancel()
             await asyncio.wait([task], timeout=1.0)
     raise TimeoutError
+
+
+async def ended(seconds: float, tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Wait until all of these ended, however they did, or so many seconds passed in which this process really ran."""
+    pending = set(tasks)
+    for _ in range(SLICES):
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=seconds / SLICES)
 
 
 def _take_note(task: asyncio.Task[Any]) -> None:

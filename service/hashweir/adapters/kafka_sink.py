@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from hashweir.adapters.kafka_link import Access, connect, topic_missing, unreachable, within
+from hashweir.adapters.kafka_link import Access, connect, ended, topic_missing, unreachable, within
 from hashweir.errors import HashweirError, Unreachable
 from hashweir.logs import Logger, quiet
 from hashweir.model import Message
@@ -150,10 +150,10 @@ class KafkaSink:
 
     async def _send(self, producer: Any, wave: Sequence[Sequence[Message]]) -> dict[int, BaseException]:
         """Send messages and wait for the acks, partition by partition at once; the errors by place in the wave."""
-        batches = await within(self._publish_s, self._batches(producer, wave))
+        async with asyncio.timeout(self._publish_s):  # partitions are known, and nothing is waited for
+            batches = await self._batches(producer, wave)
         sending = {asyncio.create_task(_in_order(producer, *at, held)): held for at, held in batches.items()}
-        with contextlib.suppress(TimeoutError):
-            await within(self._publish_s, _ended(sending))
+        await ended(self._publish_s, sending)
         errors: dict[int, BaseException] = {}
         for task, held in sending.items():
             # Cancelled from inside, when a client is closed under it.
@@ -166,13 +166,15 @@ class KafkaSink:
     async def _batches(self, producer: Any, wave: Sequence[Sequence[Message]]) -> dict[tuple[str, int], list[_Batch]]:
         """The batches of each topic and partition, in order."""
         batches: dict[tuple[str, int], list[_Batch]] = {}
+        known: dict[str, list[int]] = {}
         for number, messages in enumerate(wave):
             for one in messages:
                 topic = self._prefix + one.topic
                 partition = one.partition
                 if partition is None:
-                    partitions = sorted(await producer.partitions_for(topic))
-                    partition = _PARTITIONER(one.key, partitions, partitions)
+                    if topic not in known:
+                        known[topic] = sorted(await producer.partitions_for(topic))
+                    partition = _PARTITIONER(one.key, known[topic], known[topic])
                 held = batches.setdefault((topic, partition), [])
                 fields = {"timestamp": None, "key": one.key, "value": one.value, "headers": list(one.headers)}
                 if not held or held[-1][0].append(**fields) is None:
@@ -271,9 +273,3 @@ async def _in_order(producer: Any, topic: str, partition: int, batches: Sequence
     for batch, _ in batches:
         batch.close()  # or it would linger, for more that will not come
         await (await producer.send_batch(batch, topic, partition=partition))
-
-
-async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Wait for all of them, however they end."""
-    if tasks:
-        await asyncio.wait(tasks)

@@ -146,16 +146,21 @@ class ProcessSandbox:
         media_class = class_of(upload.content, upload.media_type)
         deadline_s = self._deadline_s.get(media_class or "image", self._deadline_s["image"])
         async with self._videos if media_class == "video" else contextlib.nullcontext():
-            return await self._ask(upload.content, upload.media_type, forms, deadline_s)
+            return await self._ask(upload.content, upload.media_type, media_class, forms, deadline_s)
 
     async def _ask(
-        self, content: bytes, media_type: str | None, forms: tuple[FormGroup, ...], deadline_s: float
+        self,
+        content: bytes,
+        media_type: str | None,
+        media_class: MediaClass | None,
+        forms: tuple[FormGroup, ...],
+        deadline_s: float,
     ) -> Scan:
         """The cache's answer, or else a process's."""
         self._require_running()
         key = (sha256 := await sha256_of(content), declared(media_type), forms)
         known = self._cache.get(key)
-        if known is None and class_of(content, media_type) == "text" and len(content) <= SHORT_BYTES:
+        if known is None and media_class == "text" and len(content) <= SHORT_BYTES:
             scanned = await self._texts.scan((content, media_type, forms, sha256))
             if scanned is not None:
                 self._when_asked(False)
@@ -198,7 +203,8 @@ class ProcessSandbox:
                 raise
             else:
                 self._give_back(process)
-                return msgspec.structs.replace(scan, attempts=attempt), process.pid
+                # Its own word is 1, or it would not have been believed.
+                return scan if attempt == 1 else msgspec.structs.replace(scan, attempts=attempt), process.pid
         return await asyncio.to_thread(failed_scan, *work[:2], _REASONS[why], ATTEMPTS), 0
 
     def load(self) -> Load:
