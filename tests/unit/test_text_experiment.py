@@ -11,7 +11,19 @@ import pytest
 import tlsh
 
 from tests.bench import text_corpus as corpus
-from tests.bench.text_radii import DISTANCES, TABLE, Distances, corpora_of, hashed, summary
+from tests.bench.text_radii import (
+    DISTANCES,
+    EDITS,
+    LEAST_PAIRS,
+    MOST_RADIUS,
+    TABLE,
+    Distances,
+    corpora_of,
+    curve,
+    hashed,
+    radius_at,
+    summary,
+)
 
 
 def test_a_page_loses_tags_and_listings_and_falls_into_paragraphs() -> None:
@@ -80,6 +92,20 @@ def test_distances_are_those_of_the_reference(distance: str) -> None:
     expected = [getattr(tlsh, distance)(names[0], other) for other in names[1:]]
     np.testing.assert_array_equal(Distances(values, distance).of(0), expected)
     assert len(set(expected)) > 1
+
+
+def test_a_radius_is_no_larger_than_what_pays() -> None:
+    """Where a hundredth of the copies would be all that the rest of an allowed radius finds, it ends before."""
+    far = np.full(LEAST_PAIRS, 250, np.int16)
+    for late, expected in ((1, 10), (5, 90)):
+        edits = dict.fromkeys(EDITS, [10] * (200 - late) + [90] * late)
+        rows = [
+            {"form": "raw", "size": 300, "language": "en", "distance": one, "far": far, "copies": 0, "edits": edits}
+            for one in DISTANCES
+        ]
+        assert radius_at(rows) == MOST_RADIUS
+        (found,) = curve(rows, "raw", {"en"})
+        assert found["radius"] == found["with_length_term"]["radius"] == expected
 
 
 def test_the_decision_tells_what_was_measured() -> None:

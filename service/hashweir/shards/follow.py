@@ -338,9 +338,9 @@ class Follower:
         """Tell what is visible by now, and let go of what no longer is."""
         applied = self._chunks.take_applied()
         for first in range(0, len(applied), AT_ONCE):
-            await asyncio.sleep(0)
             for change in applied[first : first + AT_ONCE]:
                 self._on_change(change)
+            await asyncio.sleep(0)
         more = True
         while more:
             await asyncio.sleep(0)
