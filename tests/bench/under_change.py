@@ -6,10 +6,10 @@
 A Valkey with an append-only file (`appendfsync always`) is filled with random PDQ entries. A process follows it and is
 asked as a worker asks (`pipeline.lookup_batches`, over views that may be judged by) at fixed moments, whatever became
 of the questions before. `lookups` count from those moments, of which timers alone are up to a millisecond late; `stage`
-from when the question was asked, as a worker's metric of that name does. Seconds in which there was no view to judge by
-are no part of either: those are `viewless`. `slowest` says what the slowest hundredth was made of (means, ms): `loop`,
-until the loop came to it, and `lookup`. `cores` says what each party used, and what its threads waited for a processor,
-in per cent of one.
+from when the question was asked, as a worker's metric of that name does. Who had no view to judge by is no part of
+either: `viewless` says how long there was none, and `caught_up` how long the answer took from then on. `slowest` says
+what the slowest hundredth was made of (means, ms): `loop`, until the loop came to it, and `lookup`. `cores` says what
+each party used, and what its threads waited for a processor, in per cent of one.
 
 Its first life: quiet; single adds and withdrawals, from the return of the write to the first view that has them;
 imports, each at half as much again, until lookups take too long or the store gives no more. Its second life: an import,
@@ -125,6 +125,7 @@ class Asked:
         self._lookups: list[tuple[float, ...]] = []
         """Seconds of each of `PARTS`."""
         self._viewless: list[float] = []
+        self._caught_up: list[float] = []
         self._live: list[float] = []
         self._events: list[tuple[str, bool, float]] = []
         self._standings: dict[str, int] = {}
@@ -179,8 +180,12 @@ class Asked:
         one = Fingerprint(kind="pdq", form="canonical", recipe="pdq/canonical/1", value=query.hex(), quality=90)
         began, gone = time.monotonic(), len(self._gone)
         _, found, viewless_s = await self._lookup(Scan(media_class="image", media_type=None, fingerprints=(one,)))
-        self._lookups.append((began - due, time.monotonic() - began - viewless_s))
-        self._viewless.append(viewless_s)
+        took_s = time.monotonic() - began - viewless_s
+        if viewless_s:
+            self._viewless.append(viewless_s)
+            self._caught_up.append(took_s)
+        else:
+            self._lookups.append((began - due, took_s))
         self._back += sum(self._gone.get(near.entry.id, gone) < gone for near in found)
 
     def sweep(self) -> int:
@@ -196,6 +201,7 @@ class Asked:
             "lookups": percentiles([sum(parts) for parts in self._lookups]),
             "stage": percentiles([parts[PARTS.index("lookup")] for parts in self._lookups]),
             "viewless": percentiles(self._viewless),
+            "caught_up": percentiles(self._caught_up),
             "slowest": slowest(self._lookups),
             "cores": self._account.tell(),
             "changes_to_live": percentiles(self._live),

@@ -3,7 +3,7 @@
 A thread and back costs more than looking up a text, so what takes less than two milliseconds is done on the loop: the
 first to come in a turn of the loop at once, as one that comes alone mostly does, and all others of that turn together.
 What takes longer goes to the threads; while all of them are busy, or nobody has a view, what comes waits and makes one
-batch.
+batch, past which the first of a turn goes.
 """
 
 from __future__ import annotations
@@ -66,9 +66,11 @@ class Lookups:
     async def lookup(self, scan: Scan) -> Answer:
         """The neighbours of a scan by the view of this moment. Raises what the lookup raises."""
         asked_at = time.perf_counter()
-        free = not self._waiting and self._in_place < self._at_once
-        if free and (self._first or not self._is_short([scan])):
-            return await self._look_in_place(scan, asked_at)
+        if self._in_place < self._at_once:
+            # Not behind those who wait for a thread: after a while without a view they are hundreds.
+            short = self._is_short([scan])
+            if (self._first and short) or (not self._waiting and (self._first or not short)):
+                return await self._look_in_place(scan, asked_at)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(scan, asked_at, answer))
         if self._in_place < self._at_once:

@@ -173,6 +173,30 @@ async def test_who_waited_for_a_view_is_not_looked_up_one_by_one() -> None:
     assert blind_s[-1] > 0.0005
 
 
+async def test_the_first_of_a_turn_does_not_wait_for_those_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds may wait there when there is a view again; whoever comes then had one all the time."""
+    monkeypatch.setattr("hashweir.pipeline.lookup_batches.ON_THE_LOOP_S", 5)  # some: reckoned a second each
+    view, there = Watched(entries, SETS), asyncio.Event()
+
+    async def usable_view() -> View:
+        await there.wait()
+        return view
+
+    with ThreadPoolExecutor(1) as threads:
+        lookups = Lookups(usable_view, threads)
+        asked = [asyncio.create_task(lookups.lookup(scan_of(bits % 60))) for bits in range(150)]
+        await asyncio.sleep(0)
+        there.set()
+        await asked[0]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await lookups.lookup(scan_of(0))
+        assert not any(one.done() for one in asked[1:])
+        view.hold.set()
+        await asyncio.gather(*asked)
+    assert view.calls.count(("pdq", 1, True)) == 2
+
+
 async def test_an_error_is_that_of_one_upload() -> None:
     """The others of its batch have their answers."""
     view = Watched(entries, SETS, bad=flip(BASE, 3))
