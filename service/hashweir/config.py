@@ -330,6 +330,8 @@ def load(path: Path | None = None) -> Config:
         return Config()
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(e["type"], e["loc"], e["msg"]) for e in error.errors())) from None
+    finally:
+        _File.path = None  # a configuration that is made without a file has none
 
 
 def keys() -> Iterator[Key]:

@@ -20,7 +20,7 @@ from PIL import Image
 from tests.system.corpus import UPLOAD_JSON, Sent
 
 PDQ_RADIUS, MIN_QUALITY = 31, 50
-TLSH_RADII = ((100, 69), (300, 81), (1_000, 66), (3_000, 50), (10_000, 29), (30_000, 14))
+TLSH_RADII = ((100, 57), (300, 83), (1_000, 66), (3_000, 41), (10_000, 21), (30_000, 15))
 """Length of the normal form and its radius, copied from decision 0006; between two, in proportion to the logarithm."""
 
 

@@ -37,6 +37,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HASHWEIR_STORE__URL", "redis://environment")
     config = load(path)
     assert (config.store.url, config.store.prefix, config.scan.processes) == ("redis://environment", "p", 3)
+    assert Config().store.prefix == "hashweir", "the file is read for this configuration only"
 
 
 def test_the_file_is_the_one_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
