@@ -3,8 +3,9 @@
     .venv/bin/python -m tests.bench.index_upkeep [--entries 10000000] [--seconds 20]
 
 Memory is `smaps_rollup` of the process less what it was before the index; the peak is sampled every millisecond while
-all slices are merged, and again while the index grows to where its layout changes. Latencies are of single searches in
-one thread; it takes turns of half a second with and without a second thread that merges all the time.
+young slices are built, while all slices are merged, and again while the index grows to where its layout changes.
+Latencies are of single searches in one thread; it takes turns of half a second with and without a second thread that
+merges all the time.
 """
 
 from __future__ import annotations
@@ -79,10 +80,16 @@ def weigh(entries: int) -> SlicedPdq:
     steady = resident() - before
     print(f"{entries:,} entries added in {added:.1f} s; {count} slices in {spent:.1f} s")
     print(f"{steady / entries:.1f} bytes an entry; peak of the first build {(first.bytes - before) / steady:.3f}")
-    grown(index, rng, entries + entries // 200)
-    with Peak() as merging:
-        count = merge(index)
-    print(f"merging {count} slices: peak {(merging.bytes - before) / (resident() - before):.3f} of what stays")
+    for share in (33, 12):  # not enough to be merged, and enough
+        grown(index, rng, entries + entries // share)
+        with Peak() as merging:
+            count = merge(index)
+        after = resident() - before
+        print(
+            f"{entries // share:,} more, {index._slices.reached - index._slices.covered:,} of them in young slices: "
+            f"{count} times of upkeep, peak {(merging.bytes - before) / after:.3f} of what stays, "
+            f"{after / len(index):.1f} bytes an entry"
+        )
     wider = next(rows for rows in range(entries, 4 * entries, entries // 64) if layout_for(rows) != layout_for(entries))
     grown(index, rng, wider)
     with Peak() as changing:
