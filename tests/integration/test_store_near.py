@@ -9,6 +9,7 @@ import pytest
 
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
+from hashweir.errors import Refused
 from hashweir.shards.layout import digest
 from tests.contract.stores import add, in_shard, part
 from tests.servers.store import ValkeyServer
@@ -39,3 +40,22 @@ async def test_digests_over_a_unix_socket(tmp_path: Path, rights: str, functions
         finally:
             await writer.close()
             await reader.close()
+
+
+@pytest.mark.parametrize("name", ["head", "c:pdq:0"])
+async def test_a_key_that_holds_something_else_is_refused(valkey_server: ValkeyServer, name: str) -> None:
+    """As where the server digests: with a reason, and chunks are read again once it is mended."""
+    store = RedisStore(Access(url=valkey_server.url), f"near-{name.replace(':', '-')}")
+    try:
+        await store.create(2)
+        await store.open()
+        await store.apply(part("op", *map(add, islice(in_shard(0), 50))))
+        key = store._key(0, name)
+        await store._link.exchange(("RENAME", key, f"{key}:aside"), ("RPUSH", key, "no chunk"))
+        with pytest.raises(Refused):
+            await store.digests(0, "pdq", 0, 1)
+        assert store._near.works
+        await store._link.exchange(("RENAME", f"{key}:aside", key))
+        assert len(await store.digests(0, "pdq", 0, 1)) == 1
+    finally:
+        await store.close()

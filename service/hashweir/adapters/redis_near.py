@@ -14,7 +14,7 @@ from zlib import crc32
 
 from redis.backoff import NoBackoff
 from redis.connection import Connection, UnixDomainSocketConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError
 from redis.retry import Retry
 
 from hashweir.adapters.redis_link import Access
@@ -49,16 +49,19 @@ class Near:
             connection = self._idle.pop() if self._idle else self._class(**self._options)
             try:
                 connection.send_packed_command(connection.pack_commands(commands))
-                *_, ((epoch, count), *found) = [connection.read_response() for _ in commands]
+                *_, answers = [connection.read_response() for _ in commands]
             except BaseException:
                 connection.disconnect()
                 raise
-        except ResponseError:  # its rights do not suffice
+        except NoPermissionError:
             self.works = False
             return None
         except (RedisError, OSError):
             return None
         self._idle.append(connection)
+        if any(isinstance(one, RedisError) for one in answers):  # a key that holds something else
+            return None
+        (epoch, count), *found = answers
         if epoch is None:
             return None
         digests = []
