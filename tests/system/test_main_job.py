@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import random
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -22,6 +23,8 @@ from tests.system.oracle import Known
 from tests.system.rig import HASHWEIR, Node, Rig, Said, Verdicts
 
 pytestmark = [pytest.mark.broker, pytest.mark.store, pytest.mark.slow, pytest.mark.timeout(600)]
+AT_FIRST = 600
+"""Uploads that are sent at once. The others follow in equal parts, one before each kill."""
 FAULTS = {"scan_died", "scan_deadline", "scan_bad_reply", "internal_error"}
 
 
@@ -83,18 +86,19 @@ def fill(rig: Rig, scenario: Scenario) -> None:
     rig.fill("churn", [Known("churn", "never", "pdq", "00" * 31 + "01")])
 
 
-async def kill_repeatedly(node: Node, kills: int, seed: int, verdicts: Verdicts) -> None:
-    """SIGKILL at random moments, each after it acked 20 uploads more and with work left; start it again."""
+async def kill_repeatedly(
+    node: Node, kills: int, seed: int, verdicts: Verdicts, more: Callable[[], Awaitable[None]]
+) -> None:
+    """SIGKILL at random moments, each after it acked 20 uploads more and before it can have acked all; start it again.
+
+    `more` sends some uploads: had all been sent at once, a fast machine would have judged them before the last kill.
+    """
     chance = random.Random(seed)
     for _ in range(kills):
         least = chance.randint(20, 45)
         deadline = time.monotonic() + 60
-        while True:
-            acked = await asyncio.to_thread(node.metric, "hashweir_uploads_total")
-            left = await asyncio.to_thread(node.metric, "hashweir_lag_records")
-            left += await asyncio.to_thread(node.metric, "hashweir_in_flight_items")
-            if acked >= least and left > 0:
-                break
+        await more()
+        while await asyncio.to_thread(node.metric, "hashweir_uploads_total") < least:
             assert time.monotonic() < deadline, f"{node.name} acked too little to be killed: {node.tail()}"
             await verdicts.read()
         await asyncio.sleep(chance.uniform(0, 0.2))
@@ -162,14 +166,21 @@ async def run_scenario(
     async with Verdicts(rig) as verdicts:
         changing = asyncio.create_task(churn.run(stop))
         began = time.monotonic()
-        await rig.send(scenario.sent)
-        killing = asyncio.create_task(kill_repeatedly(first, kills, seed=7, verdicts=verdicts))
+        unsent = deque(scenario.sent)
+
+        async def send(count: int) -> None:
+            await rig.send([unsent.popleft() for _ in range(count)])
+
+        await send(AT_FIRST)
+        more = functools.partial(send, (len(ids) - AT_FIRST) // kills)
+        killing = asyncio.create_task(kill_repeatedly(first, kills, seed=7, verdicts=verdicts, more=more))
         while len(verdicts.by_id) < len(ids) // 2 and not killing.done():
             await verdicts.read()
         await asyncio.to_thread(store.kill)
         await asyncio.sleep(1.0)  # how long the store is away, not a wait for something
         await asyncio.to_thread(store.start)
         await killing
+        await send(len(unsent))
         await verdicts.wait_for_all(ids, patience_s)
         took = time.monotonic() - began
         stop.set()
