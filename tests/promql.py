@@ -10,7 +10,10 @@ from hashweir.metrics import PREFIX, TABLE
 _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
 SERIES = {PREFIX + row.name + suffix: row for row in TABLE for suffix in _SUFFIXES[row.kind]}
 """Each series that a scrape gives, and its row."""
-FOREIGN = {"process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds", "ALERTS"}
+FOREIGN = {
+    *(f"process_{name}" for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds", "start_time_seconds")),
+    "ALERTS",
+}
 SCRAPED = {"job", "instance"}
 _NAME = re.compile(r"\b[a-z]+:\w+:\w+|\b(?:hashweir|process)_\w+")
 _SELECTOR = re.compile(r"((?:[a-z]+:\w+:\w+|\b(?:hashweir|process)_\w+))\{([^}]*)\}")

@@ -48,6 +48,11 @@ def quantile(share: float, metric: str, by: str = "", more: str = "") -> str:
     return f"histogram_quantile({share}, {rate(metric + '_bucket', 'le' + (f', {by}' if by else ''), more)})"
 
 
+def age(metric: str) -> str:
+    """Seconds between the time in a gauge and its scrape (not now: that would add the scrape's age); 0 is no time."""
+    return f"timestamp(hashweir_{metric}{{{MINE}}}) - (hashweir_{metric}{{{MINE}}} > 0)"
+
+
 def gauge(metric: str, by: str, how: str = "sum", more: str = "") -> str:
     """A gauge over all workers."""
     return f"{how} by ({by}) (hashweir_{metric}{{{MINE}{',' + more if more else ''}}})"
@@ -183,8 +188,8 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Oldest upload in flight",
                 (
                     (
-                        (f"(time() - hashweir_oldest_in_flight_timestamp_seconds{{{MINE}}})"
-                        f" * (hashweir_oldest_in_flight_timestamp_seconds{{{MINE}}} > bool 0)"),
+                        (f"({age('oldest_in_flight_timestamp_seconds')})"
+                        f" or 0 * hashweir_oldest_in_flight_timestamp_seconds{{{MINE}}}"),
                         "{{instance}}",
                     ),
                 ),
@@ -205,7 +210,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Since each shard was verified",
                 (
                     (
-                        f"max by (shard) (time() - (hashweir_shard_verified_timestamp_seconds{{{MINE}}} > 0))",
+                        f"max by (shard) ({age('shard_verified_timestamp_seconds')})",
                         "shard {{shard}}",
                     ),
                 ),
@@ -226,8 +231,8 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "Since all was verified",
                 (
-                    (f"time() - (hashweir_last_verified_timestamp_seconds{{{MINE}}} > 0)", "{{instance}}"),
-                    (f"time() - (hashweir_copy_saved_timestamp_seconds{{{MINE}}} > 0)", "saved {{instance}}"),
+                    (age("last_verified_timestamp_seconds"), "{{instance}}"),
+                    (age("copy_saved_timestamp_seconds"), "saved {{instance}}"),
                 ),
                 "s",
             ),
@@ -286,8 +291,8 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "How far back, and since they were saved",
                 (
-                    (f"time() - (hashweir_look_back_oldest_timestamp_seconds{{{MINE}}} > 0)", "oldest {{instance}}"),
-                    (f"time() - (hashweir_look_back_saved_timestamp_seconds{{{MINE}}} > 0)", "saved {{instance}}"),
+                    (age("look_back_oldest_timestamp_seconds"), "oldest {{instance}}"),
+                    (age("look_back_saved_timestamp_seconds"), "saved {{instance}}"),
                 ),
                 "s",
                 width=6,

@@ -17,13 +17,17 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+import redis
 import yaml
 
 from hashweir import wiring
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
 from hashweir.config import PREFIX, Config, load
+from hashweir.errors import HashweirError
 from hashweir.lifecycle import Health
+from hashweir.sets import commands
+from hashweir.sets.canary_set import ensure_canary
 from hashweir.wiring import SystemClock
 from tests.integration.test_store_tls_acl import READ, WRITE
 from tests.servers.store import ValkeyServer
@@ -197,6 +201,7 @@ def test_the_worker_reads_its_configuration(overlay: str, tmp_path: Path, monkey
     assert config.kafka.sasl_password.get_secret_value() == config.store.password.get_secret_value() == "s3cret"
     assert {config.kafka.ssl_ca_file, config.store.tls_ca_file} <= files.keys()
     assert config.scan.require_fences == "seccomp"
+    assert config.worker.canary_period_seconds > 0, "or HashweirCanaryMissing never fires"
 
     pod = only(objects, "StatefulSet", "hashweir")["spec"]["template"]["spec"]
     worker = pod["containers"][0]
@@ -221,23 +226,39 @@ def test_the_job_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert job.kafka == worker.kafka.model_copy(update={"instance_id": ""})
 
 
-def test_scaling_fits_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "lane"), [("hashweir", ""), ("hashweir-long", ".long")])
+def test_scaling_fits_the_group(name: str, lane: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """KEDA asks for the lag of this group on this topic, and never for more workers than there are partitions."""
     objects = manifests("overlays/example")
-    config, _ = configured("hashweir", objects, tmp_path, monkeypatch)
-    scaled = only(objects, "ScaledObject")["spec"]
-    worker = only(objects, "StatefulSet", "hashweir")
-    assert (scaled["scaleTargetRef"]["kind"], scaled["scaleTargetRef"]["name"]) == ("StatefulSet", "hashweir")
+    config, _ = configured(name, objects, tmp_path, monkeypatch)
+    scaled = only(objects, "ScaledObject", name)["spec"]
+    worker = only(objects, "StatefulSet", name)
+    assert (scaled["scaleTargetRef"]["kind"], scaled["scaleTargetRef"]["name"]) == ("StatefulSet", name)
     assert "replicas" not in worker["spec"], "two would own one number"
     assert 1 <= scaled["minReplicaCount"] <= scaled["maxReplicaCount"] <= config.kafka.topic_partitions
     asked = scaled["triggers"][0]["metadata"]
-    assert asked["consumerGroup"] == config.kafka.group
-    assert asked["topic"] == f"{config.kafka.topic_prefix}uploads"
+    assert asked["consumerGroup"] == f"{config.kafka.group}{lane}"
+    assert asked["topic"] == f"{config.kafka.topic_prefix}uploads{lane}"
     assert asked["bootstrapServers"] == config.kafka.bootstrap
     assert asked["username"] == config.kafka.sasl_username
     assert asked["sasl"].replace("_", "") == config.kafka.sasl_mechanism.lower().replace("-", "")
     assert (asked["tls"] == "enable") == config.kafka.security_protocol.endswith("SSL")
     assert asked["offsetResetPolicy"] == config.kafka.first_position
+
+
+def test_a_long_worker_differs_in_its_topic_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is relayed without somebody who reads it, and the two StatefulSets share no pod."""
+    objects = manifests("overlays/example")
+    short, long = (only(objects, "StatefulSet", name)["spec"] for name in ("hashweir", "hashweir-long"))
+    assert configured("hashweir", objects, tmp_path, monkeypatch)[0].worker.relay_long
+    labels = long["template"]["metadata"]["labels"]
+    assert long["selector"]["matchLabels"].items() <= labels.items()
+    assert not short["selector"]["matchLabels"].items() <= labels.items()
+    assert long["serviceName"] == only(objects, "Service", "hashweir-long")["metadata"]["name"]
+    (one,), (other,) = (each["template"]["spec"]["containers"] for each in (short, long))
+    assert (one.pop("args"), other.pop("args")) == (["work"], ["work", "--long"])
+    assert one == other
+    assert short["template"]["spec"]["volumes"] == long["template"]["spec"]["volumes"]
 
 
 def test_topics_and_rights_are_those_that_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,14 +289,17 @@ def selects(policy: Manifest, labels: dict[str, str]) -> bool:
     return bool(policy["spec"]["podSelector"].get("matchLabels", {}).items() <= labels.items())
 
 
-def test_the_network_is_closed_but_for_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["hashweir", "hashweir-long"])
+def test_the_network_is_closed_but_for_what_is_needed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Everything is denied to everybody; a worker reaches names, Kafka and the store at the ports it is told to use."""
     objects = manifests("overlays/example")
-    config, _ = configured("hashweir", objects, tmp_path, monkeypatch)
+    config, _ = configured(name, objects, tmp_path, monkeypatch)
     policies = [one for one in objects if one["kind"] == "NetworkPolicy"]
     nothing = only(objects, "NetworkPolicy", "nothing")["spec"]
     assert nothing == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    labels = only(objects, "StatefulSet", "hashweir")["spec"]["template"]["metadata"]["labels"]
+    labels = only(objects, "StatefulSet", name)["spec"]["template"]["metadata"]["labels"]
     out = [rule for one in policies if selects(one, labels) for rule in one["spec"].get("egress", [])]
     assert all(rule["to"] for rule in out), "somewhere, not anywhere"
     open_ports = {port["port"] for rule in out for port in rule["ports"]}
@@ -290,20 +314,22 @@ def test_the_network_is_closed_but_for_what_is_needed(tmp_path: Path, monkeypatc
     ]
 
 
-def test_a_disruption_takes_one_worker_at_a_time() -> None:
+@pytest.mark.parametrize("name", ["hashweir", "hashweir-long"])
+def test_a_disruption_takes_one_worker_at_a_time(name: str) -> None:
     """The budget is about the pods of the workers."""
-    objects = manifests("base")
-    budget = only(objects, "PodDisruptionBudget")["spec"]
-    labels = only(objects, "StatefulSet")["spec"]["template"]["metadata"]["labels"]
+    objects = manifests("overlays/example")
+    budget = only(objects, "PodDisruptionBudget", name)["spec"]
+    labels = only(objects, "StatefulSet", name)["spec"]["template"]["metadata"]["labels"]
     assert budget["selector"]["matchLabels"].items() <= labels.items()
     assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
 
 
-def test_the_sidecar_is_a_native_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["hashweir", "hashweir-long"])
+def test_the_sidecar_is_a_native_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It starts before the worker, stays, and is what the worker's spans are sent to, over loopback."""
     objects = manifests("overlays/example")
-    config, _ = configured("hashweir", objects, tmp_path, monkeypatch)
-    pod = only(objects, "StatefulSet", "hashweir")["spec"]["template"]
+    config, _ = configured(name, objects, tmp_path, monkeypatch)
+    pod = only(objects, "StatefulSet", name)["spec"]["template"]
     (sidecar,) = pod["spec"]["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
     assert "startupProbe" in sidecar
@@ -318,7 +344,7 @@ def valkey_settings() -> dict[str, str]:
 
 
 def test_the_store_keeps_what_it_answered() -> None:
-    """Append-only, synced on every write, behind TLS and an ACL file that is mounted."""
+    """Append-only, synced on every write, behind TLS and an ACL file that is mounted; full before its pod is."""
     objects = manifests("overlays/example")
     pod = only(objects, "StatefulSet", "valkey")["spec"]["template"]
     files = provided(pod, pod["spec"]["containers"][0], objects)
@@ -326,6 +352,9 @@ def test_the_store_keeps_what_it_answered() -> None:
     assert (settings["appendonly"], settings["appendfsync"], settings["save"]) == ("yes", "always", '""')
     assert (settings["port"], settings["maxmemory-policy"]) == ("0", "noeviction")
     assert settings["aclfile"] in files
+    # A quarter is left for buffers and for what a fork copies.
+    limit = pod["spec"]["containers"][0]["resources"]["limits"]["memory"]
+    assert 0 < int(settings["maxmemory"].removesuffix("gb")) <= 0.75 * int(limit.removesuffix("Gi"))
     claims = only(objects, "StatefulSet", "valkey")["spec"]["volumeClaimTemplates"]
     assert [claim["metadata"]["name"] for claim in claims] == ["data"]
 
@@ -347,6 +376,26 @@ async def test_a_real_valkey_takes_these_settings_and_lets_hashweir_in() -> None
         store = RedisStore(access, "hashweir")
         try:
             assert await store.create(2)
+            assert await ensure_canary(store, commands.LOCAL)
             assert len(await store.heads()) == 2
+        finally:
+            await store.close()
+
+
+@pytest.mark.store
+async def test_a_full_valkey_refuses_who_writes_and_answers_who_reads() -> None:
+    """What `maxmemory` with `noeviction` is for: workers go on, nothing is forgotten, and a writer learns why."""
+    with ValkeyServer(settings=["--maxmemory-policy", "noeviction"]) as server:
+        store = RedisStore(Access(url=server.url), "hashweir")
+        try:
+            await store.create(2)
+            assert await ensure_canary(store, commands.LOCAL)
+            with redis.Redis.from_url(server.url) as admin:
+                admin.config_set("maxmemory", "1")
+            before = await store.heads()
+            with pytest.raises(HashweirError, match="memory"):
+                await commands.create(store, commands.LOCAL, name="own", owner="test", origin="own-review")
+            assert await store.heads() == before
+            assert [one.name for one in (await store.read_sets()).sets] == ["canary"]
         finally:
             await store.close()

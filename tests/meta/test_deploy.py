@@ -81,6 +81,7 @@ def test_the_compose_file_configures_what_exists(name: str, monkeypatch: pytest.
     config = load()
     assert config.kafka.bootstrap.split(":")[0] in compose()["services"]
     assert config.store.url.split("/")[2].split(":")[0] in compose()["services"]
+    assert config.worker.canary_period_seconds > 0, "or HashweirCanaryMissing never fires, and `create` makes no set"
     if name == "worker":
         assert int(service["stop_grace_period"].removesuffix("s")) >= config.worker.drain_seconds + 5
         assert f":{config.metrics.port}/live" in service["healthcheck"]["test"][-1]
@@ -95,6 +96,14 @@ def test_the_compose_file_mounts_what_exists_and_opens_nothing_but_loopback() ->
             assert (DEPLOY / source).is_dir() if source.startswith(".") else source in whole["volumes"], (name, mount)
         assert set(service["networks"]) <= set(whole["networks"])
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+
+
+def test_the_store_is_full_before_its_container_is() -> None:
+    """It refuses writes then, instead of being killed; a quarter is left for what a fork copies."""
+    store = compose()["services"]["valkey"]
+    settings = dict(zip(store["command"][1::2], store["command"][2::2], strict=True))
+    assert settings["--maxmemory-policy"] == "noeviction"
+    assert 0 < int(settings["--maxmemory"].removesuffix("gb")) <= 0.75 * int(store["mem_limit"].removesuffix("g"))
 
 
 def test_images_have_a_version_and_kafka_is_the_one_tested_with() -> None:
