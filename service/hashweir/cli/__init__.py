@@ -1,9 +1,6 @@
 """The command line: it parses, calls the wiring and prints; one file per noun.
 
-Data goes to stdout, talk to stderr. Exit codes are the same for every command:
-
-    0 ok   1 failed   2 usage or configuration   3 findings   4 a dependency is unreachable
-    130 interrupted (Ctrl-C)   141 the reader of stdout went away
+Data goes to stdout, talk to stderr. Exit codes are the same for every command (`EXIT_CODES`).
 
 A command is a function that returns an exit code (or None for 0) and raises HashweirError. Commands are named
 here by path and imported when they run, so that `hashweir --help` does not load numpy or any client library.
@@ -17,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Coroutine, Sequence
 from difflib import get_close_matches
+from inspect import isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -29,6 +27,19 @@ if TYPE_CHECKING:
     from hashweir.config import Config
 
 OK, FAILED, USAGE, FINDINGS, UNREACHABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 4, 130, 141
+EXIT_CODES = {
+    OK: "ok",
+    FAILED: "failed",
+    USAGE: "usage or configuration",
+    FINDINGS: "findings",
+    UNREACHABLE: "a dependency is unreachable",
+    # Its home is `lifecycle`, which `--help` does not load.
+    70: "the stream went silent or its place was taken: start `work` anew",
+    INTERRUPTED: "interrupted",
+    BROKEN_PIPE: "the reader of stdout went away",
+    143: "a second SIGTERM",
+}
+"""Every exit code of every command, as `--help` and the README have them."""
 
 T = TypeVar("T")
 Json = Annotated[bool, Parameter(name="--json", negative="", help="print JSON on stdout")]
@@ -42,7 +53,7 @@ app = App(
     version=f"hashweir {__version__}",
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
-    help_epilogue="Exit codes: 0 ok, 1 failed, 2 usage, 3 findings, 4 a dependency is unreachable.",
+    help_epilogue=f"Exit codes: {', '.join(f'{code} {what}' for code, what in EXIT_CODES.items())}.",
 )
 app["--help"].group = app["--version"].group = "Options"
 COMMANDS = (
@@ -118,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Looked for before parsing, because parsing (which imports the command) can fail too.
     _Globals.debug, _Globals.config = "--debug" in tokens, None
     try:
+        if {"-h", "--help"} & set(tokens):
+            _explain(tokens)
         code = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return code or OK
@@ -146,6 +159,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last door: a person gets a sentence, --debug the traceback
         text = f"unexpected {type(error).__name__}: {error}. Run again with --debug for the traceback."
         return _fail(FAILED, text, "internal_error")
+
+
+def _explain(tokens: Sequence[str]) -> None:
+    """Have a command's own page say all of its docstring, not the line that lists it before it is loaded."""
+    for reached in app.parse_commands(tokens)[1]:
+        if isfunction(reached.default_command) and reached.default_command.__module__.startswith(__name__):
+            reached.help = reached.default_command.__doc__ or ""
 
 
 def _fail(code: int, sentence: str, reason: str) -> int:

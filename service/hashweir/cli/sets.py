@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 app = App(name="sets", help="Hash sets: list, create, fill, activate, withdraw, repair.")
-app.command("hashweir.cli.sets_files:import_file", name="import")
-for _path in ("sets_files:export", "sets_mend:repair", "sets_mend:reconcile"):
-    app.command(f"hashweir.cli.{_path}")
+for _name, _path, _help in (
+    ("import", "sets_files:import_file", "Import a file of hashes."),
+    ("export", "sets_files:export", "Export a set as JSON lines. Hashes can be inverted: keep the file safe."),
+    ("repair", "sets_mend:repair", "Find chunks that were damaged in the store and mend them."),
+    ("reconcile", "sets_mend:reconcile", "Rule on a store that lost changes (alarm `store_rewound`)."),
+):
+    app.command(f"hashweir.cli.{_path}", name=_name, help=_help)
 
 Name = Annotated[str, Parameter(help="name of the set")]
 Operation = Annotated[
@@ -150,12 +154,7 @@ def activate(name: Name, /, *, operation: Operation = None, json: Json = False) 
     permitted = settings().sets.allow_local_activation
     return _set_changed(
         lambda store: commands.activate(
-            store,
-            commands.LOCAL,
-            name,
-            allow_local_activation=permitted,
-            operation=operation,
-            log=log(),
+            store, commands.LOCAL, name, allow_local_activation=permitted, operation=operation, log=log()
         ),
         f"set {name} is active (one person did this: logged as unapproved)",
         json,
