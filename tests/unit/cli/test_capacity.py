@@ -167,4 +167,6 @@ def test_the_pods_memory_is_what_the_model_reckons() -> None:
     usual, most = memory_mib(millions * 1_000_000, config.scan.processes, config)
     assert usual <= asked
     assert most <= limit
+    fetching = config.model_copy(update={"media": config.media.model_copy(update={"file_root": "/media"})})
+    assert memory_mib(millions * 500_000, config.scan.processes, fetching)[1] <= limit
     assert memory_mib((millions + 1) * 1_000_000, config.scan.processes, config)[1] > limit, "it says too few"
