@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hashweir.cli import USAGE, main
-from hashweir.cli.capacity_model import COSTS, MIB, STORE_CORES, Needs, memory_mib, needs
+from hashweir.cli.capacity_model import COSTS, MIB, SCRUB_STORE_CORE_S, STORE_CORES, Needs, memory_mib, needs
 from hashweir.config import Config, load
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
@@ -170,3 +170,16 @@ def test_the_pods_memory_is_what_the_model_reckons() -> None:
     fetching = config.model_copy(update={"media": config.media.model_copy(update={"file_root": "/media"})})
     assert memory_mib(millions * 500_000, config.scan.processes, fetching)[1] <= limit
     assert memory_mib((millions + 1) * 1_000_000, config.scan.processes, config)[1] > limit, "it says too few"
+
+
+def test_the_shipped_workers_do_not_ask_too_much_of_the_store() -> None:
+    """As many workers and entries as the base's comment says take half of the store's one core, and hardly less."""
+    file = DEPLOY / "kubernetes" / "base" / "hashweir.toml"
+    ((workers, millions),) = re.findall(
+        r"with (\d+) workers and (\d+) million entries", file.read_text(encoding="utf-8")
+    )
+    scaled = (DEPLOY / "kubernetes" / "components" / "keda" / "scaled-object.yaml").read_text(encoding="utf-8")
+    (most,) = (one["spec"]["maxReplicaCount"] for one in yaml.safe_load_all(scaled) if one["kind"] == "ScaledObject")
+    assert int(workers) == most
+    cores = int(workers) * int(millions) * SCRUB_STORE_CORE_S / load(file).index.scrub_round_seconds
+    assert 0.8 * STORE_CORES < cores <= STORE_CORES
