@@ -75,7 +75,11 @@ class Kafka(Section):
     topic_prefix: str = Field(default="hashweir.", description="prefix of every topic name")
     first_position: Literal["earliest", "latest"] = Field(default="earliest", description="where a new group begins")
     topic_partitions: PositiveInt = Field(default=6, description="partitions of a new topic")
-    topic_replication: int = Field(default=-1, ge=-1, description="replicas of a new topic; -1: the broker's default")
+    topic_replication: int = Field(
+        default=-1,
+        ge=-1,
+        description="replicas of a new topic; -1: the broker's default. From 3 on it gets `min.insync.replicas` 2",
+    )
     topic_retention_seconds: PositiveInt = Field(default=604_800, description="retention of a new topic")
     topic_max_message_bytes: PositiveInt = Field(default=2 * MIB, description="largest record of a new topic")
     connect_budget_seconds: PositiveFloat = Field(default=15.0, description="longest wait at start")
@@ -130,7 +134,10 @@ class Worker(Section):
     )
     drain_seconds: PositiveFloat = Field(default=25.0, description="time to finish after SIGTERM")
     canary_period_seconds: NonNegativeFloat = Field(
-        default=0.0, description="a canary upload per partition that often; 0: none. `check --create` makes their set"
+        default=0.0,
+        # HashweirCanaryMissing counts over 10 minutes: a longer period would page where nothing is wrong.
+        le=300,
+        description="a canary upload per partition that often, at most 300; 0: none. `check --create` makes their set",
     )
     instance: str = Field(default="", description="this worker in headers and logs; empty: the host's name")
 

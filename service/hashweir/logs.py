@@ -45,6 +45,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "stream.stuck": ("topic", "partition", "lag", "seconds"),
     "stream.unreachable": ("address", *FAILURE),
     "stream.reconnected": ("address",),
+    "stream.retention_unknown": ("topic", *FAILURE),
     # ── uploads ──
     "match.failed": (*WHERE, "attempt", *FAILURE),
     "match.dead_letter": (*WHERE, "reason", "stage", "attempts"),

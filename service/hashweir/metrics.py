@@ -140,7 +140,12 @@ TABLE: tuple[Row, ...] = (
         "Timestamp of the oldest record that is not done; 0: all are.",
         _PARTITION,
     ),
-    Row("retention_seconds", "gauge", "How long the topic keeps a record, as asked at the start.", {"topic": None}),
+    Row(
+        "retention_seconds",
+        "gauge",
+        "How long the topic keeps a record, asked every 5 minutes; -1: for ever.",
+        {"topic": None},
+    ),
     Row("poll_failures_total", "counter", "Polls that the broker did not answer.", {}),
     Row("in_flight_items", "gauge", "Uploads taken and not done.", {}),
     Row("in_flight_bytes", "gauge", "Bytes of uploads taken and not done.", {}),

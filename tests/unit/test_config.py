@@ -89,6 +89,16 @@ def test_a_wrong_file_is_a_config_error(text: str, tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize("period", ["300.5", "inf", "nan"])
+def test_a_canary_that_comes_too_seldom_is_named(period: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alert counts over ten minutes: with a longer period it would page where nothing is wrong."""
+    monkeypatch.setenv("HASHWEIR_WORKER__CANARY_PERIOD_SECONDS", "300")
+    assert load().worker.canary_period_seconds == 300
+    monkeypatch.setenv("HASHWEIR_WORKER__CANARY_PERIOD_SECONDS", period)
+    with pytest.raises(ConfigError, match=r"HASHWEIR_WORKER__CANARY_PERIOD_SECONDS.* 300"):
+        load()
+
+
 def test_service_links_of_kubernetes_are_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service called "hashweir" in the same namespace must not keep every pod from starting."""
     for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_9464_TCP", "PORT_9464_TCP_ADDR"):

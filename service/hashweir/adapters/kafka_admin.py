@@ -13,9 +13,12 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from hashweir.adapters.kafka_link import Access, connect, unreachable, within
-from hashweir.errors import HashweirError, Unreachable
+from hashweir.errors import HashweirError
 
 Result = TypeVar("Result")
+_IN_SYNC = "min.insync.replicas"
+_SAFE_IN_SYNC = 2
+"""With so many acks no single disk takes a record along."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +32,12 @@ class TopicPlan:
     max_message_bytes: int = 2 * 1024 * 1024
 
     def settings(self) -> dict[str, str]:
-        """The topic's own settings, in Kafka's words."""
-        return {"retention.ms": str(self.retention_s * 1000), "max.message.bytes": str(self.max_message_bytes)}
+        """The topic's own settings, in Kafka's words, as it is made."""
+        own = {"retention.ms": str(self.retention_s * 1000), "max.message.bytes": str(self.max_message_bytes)}
+        # Kafka's default is 1: one broker's ack, and the verdict is lost with its disk. Only where three replicas are
+        # asked for, because on two the absence of one broker would stop all writing, and on one nothing could be
+        # written at all; how many -1 gives is not known here.
+        return own | ({_IN_SYNC: str(_SAFE_IN_SYNC)} if self.replication >= 3 else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +92,12 @@ class KafkaAdmin:
         return f"kafka:{await self.cluster_id()}"
 
     async def retention_s(self, topic: str) -> float | None:
-        """For how many seconds this topic keeps a record; None where that is not told, or it keeps them for ever."""
-        try:
-            settings = await self._settings([TopicPlan(name=topic, partitions=1)])
-            seconds = int(settings.get(topic, {}).get("retention.ms", "-1")) / 1000
-        except (Unreachable, ValueError):
-            return None  # a worker may lack the right to ask, and works all the same
+        """For how many seconds this topic keeps a record; None where it keeps them for ever.
+
+        Raises Unreachable where that is not told: a worker may lack the right to ask.
+        """
+        settings = await self._settings([TopicPlan(name=topic, partitions=1)])
+        seconds = int(settings.get(topic, {}).get("retention.ms", "-1")) / 1000
         return seconds if seconds >= 0 else None
 
     async def check(self, plans: Sequence[TopicPlan]) -> list[Difference]:
@@ -98,6 +105,9 @@ class KafkaAdmin:
         # All topics, not those of the plan: asking for one by name may make it, with the broker's defaults.
         described = await self._ask(self._client.describe_topics())
         partitions = {one["topic"]: len(one["partitions"]) for one in described}
+        replicas = {
+            one["topic"]: min((len(part["replicas"]) for part in one["partitions"]), default=0) for one in described
+        }
         settings = await self._settings(plan for plan in plans if plan.name in partitions)
         found: list[Difference] = []
         for plan in plans:
@@ -108,8 +118,12 @@ class KafkaAdmin:
                 found.append(Difference(plan.name, "partitions", str(plan.partitions), str(partitions[plan.name])))
             for key, planned in plan.settings().items():
                 has = settings[plan.name].get(key, "")
-                if has != planned:
+                if key != _IN_SYNC and has != planned:
                     found.append(Difference(plan.name, key, planned, has))
+            # By the replicas that there are, not those of the plan: with one alone it must stay 1.
+            in_sync = settings[plan.name].get(_IN_SYNC, "")
+            if replicas[plan.name] >= _SAFE_IN_SYNC and in_sync.isdigit() and int(in_sync) < _SAFE_IN_SYNC:
+                found.append(Difference(plan.name, _IN_SYNC, str(_SAFE_IN_SYNC), in_sync))
         return found
 
     async def create(self, plans: Sequence[TopicPlan]) -> list[str]:

@@ -120,7 +120,7 @@ async def _kafka(config: Config, create: bool) -> str:
         told += f", {len(made)} of them made now"
     # What an operator set otherwise is no fault: it is said, and left alone.
     for one in differences:
-        told += f"; {one.topic} has {one.what} {one.found}, configured is {one.planned}"
+        told += f"; {one.topic} has {one.what} {one.found}, planned is {one.planned}"
     return told
 
 

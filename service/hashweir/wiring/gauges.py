@@ -1,8 +1,9 @@
-"""The gauges of what is known and of the process, set once a second."""
+"""The gauges of what is known and of the process, set once a second; and of the retention, asked for now and then."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from hashweir.logs import Logger
 from hashweir.metrics import DOUBTS, SET_STATES, STANDINGS, STORE_REASONS, Metrics
@@ -13,6 +14,8 @@ from hashweir.shards.follow import Follower
 from hashweir.shards.keep import Saver
 
 GAUGES_EVERY_S = 1.0
+RETENTION_EVERY_S = 300.0
+"""Who raises a retention because uploads are about to expire waits so long for the alert to end."""
 
 
 async def keep_gauges(
@@ -58,3 +61,23 @@ async def keep_gauges(
         due = loop.time() + GAUGES_EVERY_S
         await asyncio.sleep(GAUGES_EVERY_S)
         metrics.loop_lag.observe(max(0.0, loop.time() - due))
+
+
+async def keep_retention(ask: Callable[[], Awaitable[float | None]], topic: str, metrics: Metrics, log: Logger) -> None:
+    """Keep the gauge of the topic's retention up to date; `ask` gives seconds, or None for records that stay for ever.
+
+    Where it fails, by an outage or for want of the right to ask, that is said once and the last value stays.
+    """
+    failing = False
+    while True:
+        try:
+            seconds = await ask()
+        except Exception as error:  # noqa: BLE001 - a gauge must never end the worker
+            if not failing:
+                log.warning("stream.retention_unknown", topic=topic, error=error)
+            failing = True
+        else:
+            failing = False
+            # -1 is Kafka's own word for it.
+            metrics.retention.labels(topic).set(-1 if seconds is None else seconds)
+        await asyncio.sleep(RETENTION_EVERY_S)

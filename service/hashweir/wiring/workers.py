@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from socket import gethostname
-from typing import Literal
+from typing import Any, Literal
 
 from hashweir import __version__
 from hashweir.adapters.kafka_admin import KafkaAdmin
@@ -30,6 +31,7 @@ from hashweir.pipeline.worker import Worker
 from hashweir.ports import Sink, Source, Store, Tracer
 from hashweir.shards.layout import shard_of
 from hashweir.wiring.clock import SystemClock
+from hashweir.wiring.gauges import keep_retention
 from hashweir.wiring.judging import Judging, judging, subset
 from hashweir.wiring.streams import Stream, kafka_access
 
@@ -59,10 +61,12 @@ async def kafka_worker(config: Config, of: Store, log: Logger, *, long: bool = F
     topic = part.topic_prefix + own
     async with KafkaAdmin(access) as admin:
         default_source = await admin.default_source()
-        retention_s = await admin.retention_s(topic)
     metrics = Metrics(version=__version__)
-    if retention_s is not None:
-        metrics.retention.labels(topic).set(retention_s)
+
+    async def retention_s() -> float | None:
+        async with KafkaAdmin(access) as admin:  # a new one each time: an idle connection is closed by the broker
+            return await admin.retention_s(topic)
+
     source = KafkaSource(
         access,
         group=f"{part.group}.long" if long else part.group,
@@ -92,6 +96,7 @@ async def kafka_worker(config: Config, of: Store, log: Logger, *, long: bool = F
         log,
         relay_long=relay,
         lane="long" if long else "main",
+        background={"retention": lambda: keep_retention(retention_s, topic, metrics, log)},
     )
     return lifecycle
 
@@ -108,10 +113,12 @@ def _worker(
     *,
     relay_long: bool = False,
     lane: Literal["main", "long"] = "main",
+    background: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None,
 ) -> tuple[Lifecycle, Judging]:
     clock = SystemClock()
     tracing = tracer(config)
     parts = judging(config, of, metrics, log, keep=True)
+    parts.background.update(background or {})
     name = config.worker.instance or gethostname()
     canaries = Canaries(
         assignment=lambda: worker.assignment,
