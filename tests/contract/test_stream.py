@@ -346,6 +346,25 @@ async def test_lag_is_what_is_still_to_come(bench: Bench) -> None:
     await source.stop()
 
 
+async def test_the_time_of_what_waits_in_a_paused_partition_is_known(bench: Bench) -> None:
+    """From its assignment on, of its first record, which is delivered once and in order when the pause ends."""
+    await bench.produce([b"0", b"1", b"2"], 0)
+    source, notes = bench.source(), Notes()
+    source.pause([(bench.topic, number) for number in range(PARTITIONS)])
+    await source.start(notes)
+    async with asyncio.timeout(DEADLINE_S):
+        while not source.waiting_ms():
+            assert await source.poll(0.05) == []
+    waiting = source.waiting_ms()
+    assert waiting.keys() == {(bench.topic, 0)}
+    assert source.lag()[bench.topic, 0] == 3
+    source.resume([(bench.topic, 0)])
+    records = await collect(source, lambda got: len(got) >= 3)
+    assert [record.value for record in records] == [b"0", b"1", b"2"]
+    assert records[0].timestamp_ms == waiting[bench.topic, 0] > 0
+    await source.stop()
+
+
 async def test_published_messages_are_there_when_publish_returns(bench: Bench) -> None:
     """An ack means written, with key, value and headers; equal keys keep their order."""
     sink = bench.sink()

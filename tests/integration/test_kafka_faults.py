@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -358,6 +359,44 @@ async def test_a_record_that_rots_on_the_brokers_disk_halts_its_partition_only(
     assert lost_ranges(reader) == [(0, 4, 5)]
     assert reader.values(0) == [b"zero-%d-flip" % n for n in range(4)]
     assert reader.values(1) == numbered(0, 400)
+
+
+async def test_a_record_that_rots_in_a_paused_partition_disturbs_nobody_until_its_turn(
+    frail_broker: KafkaBroker, frail: KafkaWorld
+) -> None:
+    """Its time is looked for and not found; the others go on, and when the pause ends it is told as lost."""
+    topic = await make_topics(frail, 2)
+    await frail.produce(topic, [b"zero-flip"], 0)
+    await frail.produce(topic, [b"good"], 0)
+    await frail.produce(topic, numbered(0, 300), 1)
+    (log,) = (frail_broker.log_file.parent / "data").glob(f"{topic}-0/*.log")
+    _flip(log, b"zero-flip")
+    reader = Reader(frail, topic)
+    reader.source.pause([(topic, 0)])
+    async with reader:
+        await reader.read("all of the other", lambda: len(reader.values(1)) == 300)
+        await reader.read("it was looked at", lambda: bool(reader.source._unseen))
+        await frail.produce(topic, numbered(300, 400), 1)
+        await reader.read("the other goes on", lambda: len(reader.values(1)) == 400)
+        assert (reader.lost, reader.source.waiting_ms()) == ([], {})
+        looks = _Looks(reader.source._consumer)
+        await reader.read("its end was asked for twice more", lambda: looks.count >= 3)
+        reader.source.resume([(topic, 0)])
+        await reader.read("it is told", lambda: bool(reader.lost))
+    assert lost_ranges(reader) == [(0, 0, 1)]
+    assert reader.values(1) == numbered(0, 400)
+
+
+class _Looks:
+    """Counts how often the ends of the partitions are asked for."""
+
+    def __init__(self, consumer: Any) -> None:
+        self.count, self._ask = 0, consumer.end_offsets
+        consumer.end_offsets = self._counted
+
+    async def _counted(self, tps: Sequence[Any]) -> Any:
+        self.count += 1
+        return await self._ask(tps)
 
 
 def _flip(log: Path, where: bytes) -> None:

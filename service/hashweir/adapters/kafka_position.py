@@ -75,6 +75,10 @@ class Positions:
         """Whether something of it was fetched and not handed out."""
         return bool(self._held.get(tp))
 
+    def waits(self, tp: TopicPartition) -> bool:
+        """Whether it is ours, has records to fetch, and nothing of it is held."""
+        return tp in self._next and not self._held[tp] and self._end[tp] > self._next[tp]
+
     def fetched(self, tp: TopicPartition, records: Sequence[Record], end: int | None) -> None:
         """Note records as they came, and the end of the log as that fetch saw it."""
         if tp in self._next and records:
@@ -109,6 +113,11 @@ class Positions:
             self._end[tp] = end
             if not self._held[tp]:
                 self._next[tp] = max(self._next[tp], position)
+
+    def waiting_ms(self, tp: TopicPartition) -> int | None:
+        """Timestamp of the first record that was fetched and not handed out."""
+        held = self._held[tp]
+        return held[0].timestamp_ms if held else None
 
     def lag(self, tp: TopicPartition) -> int:
         """Records from the next one to hand out to the end."""

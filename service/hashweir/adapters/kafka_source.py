@@ -80,6 +80,8 @@ class KafkaSource:
         """The assignment step has ended: what is fetched from here on is ours."""
         self._at = Positions()
         self._paused: set[TopicPartition] = set()
+        self._unseen: set[TopicPartition] = set()
+        """Paused partitions of which the first record can't be read."""
         self._untold: list[RangeLost] = []
         self._corrupt: dict[TopicPartition, int] = {}
         self._refused = 0
@@ -209,11 +211,12 @@ class KafkaSource:
 
     async def _fetch(self, timeout_s: float) -> None:
         """Fetch once; what comes, or goes wrong, is kept for `poll`."""
-        wanted, wait_s = self._wanted(), timeout_s
-        if wanted:
-            # A pause for want of room is over in milliseconds; this call could not see its end.
-            wait_s = min(timeout_s, 0.02)
         try:
+            await self._look_at_paused()
+            wanted, wait_s = self._wanted(), timeout_s
+            if wanted:
+                # A pause for want of room is over in milliseconds; this call could not see its end.
+                wait_s = min(timeout_s, 0.02)
             batches = await self._consumer.getmany(*wanted, timeout_ms=int(wait_s * 1000))
         except NoOffsetForPartitionError as error:
             # aiokafka fetches before the assigned callback has run: until that step ends the position is pending.
@@ -230,6 +233,23 @@ class KafkaSource:
             self._failed = 0
             if self._ready:
                 self._keep(batches)
+
+    async def _look_at_paused(self) -> None:
+        """Fetch the first record of each paused partition that waits, for its time; it is held until the pause ends."""
+        for tp in [tp for tp in self._paused.difference(self._at.lost, self._unseen) if self._at.waits(tp)]:
+            try:
+                # What aiokafka has fetched ahead: nothing is waited for.
+                batches = await self._consumer.getmany(tp, timeout_ms=0, max_records=1)
+            except Exception as error:
+                # What can't be read is told when its turn comes, and must not disturb the others until then.
+                if not isinstance(error, OffsetOutOfRangeError) and not _is_bad_data(error):
+                    raise
+                self._unseen.add(tp)
+                if self._ready and tp in self._at:
+                    self._consumer.seek(tp, self._at.next(tp))
+            else:
+                if self._ready:
+                    self._keep(batches)
 
     def _wanted(self) -> list[TopicPartition]:
         """What to ask for: nothing named asks for all.
@@ -333,7 +353,9 @@ class KafkaSource:
 
     def resume(self, partitions: Sequence[Partition]) -> None:
         """Deliver again; a partition whose range was lost stays halted."""
-        self._paused.difference_update(map(_tp, partitions))
+        resumed = set(map(_tp, partitions))
+        self._paused -= resumed
+        self._unseen -= resumed
 
     # ── committing ──
 
@@ -433,6 +455,7 @@ class KafkaSource:
             # Committed at once: from now on a cut log shows as a lost range, not as a first start.
             await self._consumer.commit(first)
         self._at.begin(committed | first, end)
+        self._unseen.clear()
         for tp in tps:
             if lost := self._at.gap(tp, begin[tp], end[tp]):
                 self._halt(tp, lost)
@@ -466,6 +489,10 @@ class KafkaSource:
         """Records behind the end per assigned partition, as last seen; those of paused partitions too."""
         return {(tp.topic, tp.partition): self._at.lag(tp) for tp in self._at}
 
+    def waiting_ms(self) -> dict[Partition, int]:
+        """Timestamp of the first record that was fetched and not delivered, per assigned partition that has one."""
+        return {(tp.topic, tp.partition): at for tp in self._at if (at := self._at.waiting_ms(tp)) is not None}
+
     async def _watch(self) -> None:
         """Ask the broker for the ends every `watch_s`: the only way to see that it is away, and how far behind we are.
 
@@ -488,10 +515,16 @@ class KafkaSource:
             if self._down is not None:
                 self._down = None
                 self._log.warning("stream.reconnected", address=self._access.bootstrap)
-            for tp, end in ends.items():
-                if turn == self._turn and self._ready:
-                    # It passes markers of transactions without a word, and then what looks like lag is none.
-                    self._at.seen(tp, end, await self._consumer.position(tp))
+            # A rebalance came between, or does and nobody ends it: the next look will tell.
+            with contextlib.suppress(KafkaError, TimeoutError):
+                await within(self._access.answer_s, self._see(turn, ends))
+
+    async def _see(self, turn: int, ends: Offsets) -> None:
+        for tp, end in ends.items():
+            # It passes markers of transactions without a word, and then what looks like lag is none.
+            position = await self._consumer.position(tp)
+            if turn == self._turn and self._ready:
+                self._at.seen(tp, end, position)
 
 
 def _tp(partition: Partition) -> TopicPartition:

@@ -2,6 +2,7 @@
 
 Partitions, offsets, groups with committed positions, broker timestamps, eager re-assignment, retention. A killed
 member behaves as a dead one does: it says nothing, its partitions go to others, who begin at what was committed.
+Long because a broker, who reads it and who writes it are one story.
 """
 
 from __future__ import annotations
@@ -190,6 +191,11 @@ class MemorySource:
     def lag(self) -> dict[Partition, int]:
         """Records behind the end, per assigned partition."""
         return {one: self._broker.bounds(one)[1] - at for one, at in self._positions.items()}
+
+    def waiting_ms(self) -> dict[Partition, int]:
+        """Timestamp of the next record to deliver, per assigned partition that has one."""
+        next_ones = {one: self._broker.read(one, at, 1) for one, at in self._positions.items()}
+        return {one: records[0].timestamp_ms for one, records in next_ones.items() if records}
 
     async def stop(self) -> None:
         """Hand back all partitions and leave."""

@@ -30,7 +30,7 @@ class Lane:
     last_stamp_ms: int = 0
     """Timestamp of the last record taken."""
     behind_since_ms: int = 0
-    """Since when there is lag, as the ticks saw it; 0: there is none."""
+    """Since when there is lag, as the ticks saw it, of this assignment or the one before; 0: there is none."""
 
     def ours(self) -> bool:
         """Whether the assignment still holds."""
@@ -41,15 +41,17 @@ class Lane:
         self.ending = True
         self.tracker.drop()
 
-    def oldest_unfinished_ms(self, behind: int, now_ms: int) -> int:
+    def oldest_unfinished_ms(self, behind: int, now_ms: int, waiting_ms: int) -> int:
         """Timestamp of the oldest record that is not done, with `behind` not yet taken; 0 where all are.
 
-        Of a record that is not taken the timestamp is not known, only what it is later than: the last one taken, and
-        the moment when nothing was left.
+        Of the first that is not taken it is `waiting_ms`. Where that is 0, it is not known, only what it is later than:
+        the last one taken, and the moment when nothing was left.
         """
         self.behind_since_ms = (self.behind_since_ms or now_ms) if behind else 0
         taken = self.tracker.oldest_stamp_ms
-        return max(self.last_stamp_ms, self.behind_since_ms) if taken is None and behind else taken or 0
+        if taken is None and behind:
+            return waiting_ms or max(self.last_stamp_ms, self.behind_since_ms)
+        return taken or 0
 
     def to_commit(self) -> int | None:
         """The position that is done and not yet committed; None where there is none."""

@@ -215,7 +215,7 @@ class Delivery:
         return False
 
     def _count(self, judged: Judged, record: Record, letter: str | None, stages: Mapping[str, float]) -> None:
-        verdict = judged.verdict
+        verdict, now_ms = judged.verdict, self._clock.now_ms()
         self._metrics.observe_stages(stages)
         self._metrics.count_judged(
             media=verdict.media_class,
@@ -224,7 +224,7 @@ class Delivery:
             reason=verdict.reason,
             hits=[(hit.kind, hit.band, hit.distance, hit.state) for hit in verdict.hits],
             dead_letter=letter,
-            seconds=(self._clock.now_ms() - _first_ms(record)) / 1000,
+            seconds=(now_ms - (_first_ms(record) or now_ms)) / 1000,
         )
         if letter is not None:
             stage = REASONS[letter].stage
@@ -255,11 +255,11 @@ def takes_long(upload: Upload) -> bool:
 
 
 def _first_ms(record: Record) -> int:
-    """When the upload's first record was written: its own, or that of the one that it was relayed from."""
+    """When the upload's first record was written: its own, or that of the one that it was relayed from; 0: not told."""
     if not record.topic.endswith(LONG_TOPIC):
         return record.timestamp_ms
     said = next((value for name, value in reversed(record.headers) if name == FIRST_SEEN), b"")
-    return int(said) if said.isdigit() and len(said) < 16 else record.timestamp_ms
+    return (int(said) if said.isdigit() and len(said) < 16 else 0) or record.timestamp_ms
 
 
 def _where(record: Record) -> dict[str, object]:

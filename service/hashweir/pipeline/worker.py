@@ -58,6 +58,9 @@ class Worker:
         self._poll_retry = RetryPolicy(most_s=1.0)
         self._poll_failures = 0
         self._brakes: dict[Partition, Brake] = {}
+        self._oldest_ms: dict[Partition, int] = {}
+        """What was last said of the oldest record that is not done."""
+        self._lost: dict[Partition, RangeLost] = {}
         self._lanes: dict[Partition, Lane] = {}
         self._tasks: dict[asyncio.Task[None], Lane] = {}
         self._committer = Committer(source, clock, metrics, log)
@@ -110,7 +113,11 @@ class Worker:
             topic, number = lost.partition
             where = {"topic": topic, "partition": number, "first": lost.first, "after_last": lost.after_last}
             self._log.critical("stream.lost_range", **where, records=lost.after_last - lost.first)
-            self._metrics.lost_records.labels(topic, str(number)).inc(lost.after_last - lost.first)
+            new = lost.after_last - lost.first
+            if before := self._lost.get(lost.partition):  # told again at each assignment, perhaps longer by then
+                new -= max(0, min(lost.after_last, before.after_last) - max(lost.first, before.first))
+            self._lost[lost.partition] = lost
+            self._metrics.lost_records.labels(topic, str(number)).inc(new)
             if lane := self._lanes.get(lost.partition):
                 lane.lost = True
             return ()
@@ -200,12 +207,14 @@ class Worker:
         passed = min(now - self._ticked, 2 * self._limits.tick_s)
         self._ticked = now
         self._committer.start(self._epoch, tuple(self._lanes.values()))
-        lag, now_ms = self._source.lag(), self._clock.now_ms()
+        lag, waiting_ms, now_ms = self._source.lag(), self._source.waiting_ms(), self._clock.now_ms()
         for one, lane in self._lanes.items():
-            behind = lag.get(one, 0)
+            if (behind := lag.get(one)) is None:
+                continue  # the source has given it up already: what was last said holds until the assignment ends
             self._metrics.lag.labels(one[0], str(one[1])).set(behind)
-            oldest_ms = lane.oldest_unfinished_ms(behind, now_ms)
+            oldest_ms = lane.oldest_unfinished_ms(behind, now_ms, waiting_ms.get(one, 0))
             self._metrics.oldest_unfinished.labels(one[0], str(one[1])).set(oldest_ms / 1000)
+            self._oldest_ms[one] = oldest_ms
             lane.quiet_s = lane.quiet_s + passed if behind > 0 and not lane.paused else 0.0
             if lane.quiet_s > self._limits.stuck_s:
                 where = {"topic": one[0], "partition": one[1], "lag": behind}
@@ -226,10 +235,14 @@ class Worker:
         """These partitions are ours, from what was last committed of them."""
         self._epoch = epoch
         self._lanes = {
-            # A brake outlives the assignment: a re-assignment mends no bad deploy.
-            one: Lane(one, Tracker(epoch), self._brakes.setdefault(one, Brake()))
+            # A brake outlives the assignment: a re-assignment mends no bad deploy. Nor does it make what waits younger;
+            # but what was with another worker in between may have been done there.
+            one: Lane(
+                one, Tracker(epoch), self._brakes.setdefault(one, Brake()), behind_since_ms=self._oldest_ms.get(one, 0)
+            )
             for one in partitions
         }
+        self._oldest_ms = {one: lane.behind_since_ms for one, lane in self._lanes.items()}
         self._steer()
         self._metrics.rebalances.inc()
         self._metrics.partitions_assigned.set(len(partitions))

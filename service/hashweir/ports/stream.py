@@ -61,6 +61,9 @@ class Source(Protocol):
     def lag(self) -> dict[Partition, int]:
         """Records behind the end per assigned partition, as last seen."""
 
+    def waiting_ms(self) -> dict[Partition, int]:
+        """Timestamp of the first record that is not delivered yet, per assigned partition, as far as it is known."""
+
     async def stop(self) -> None:
         """Leave within a bounded time. Calls `on_revoked` where partitions are still held."""
 

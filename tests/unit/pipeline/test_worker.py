@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import msgspec
 import pytest
 
 from hashweir.errors import HashweirError
@@ -442,6 +443,148 @@ def test_how_long_the_oldest_record_waits_is_told_whether_it_was_taken_or_not() 
         await asyncio.sleep(500)
         assert member.value("lag_records", topic=TOPIC, partition="0") == 1
         assert oldest() == pytest.approx(paused_at, abs=1.5)
+        await member.drain()
+
+    run(main())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_rebalance_makes_nothing_younger(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a paused partition holds is as old as before, whether or not the source knows the next record's time."""
+
+    async def main() -> None:
+        world = World(partitions=2)
+        world.known.standing = "stale"
+        member = world.member()
+        if not known:
+            monkeypatch.setattr(member.source, "waiting_ms", dict)
+        await world.until(lambda: member.worker.assigned)
+        began = world.broker.clock.now_ms() / 1000
+        world.upload("clear", 0)
+        await asyncio.sleep(3600)
+        other = world.member()
+        await world.until(lambda: member.value("rebalances_total") == 2 and other.worker.assigned)
+        for holder, partition in ((member, "0"), (other, "1")):
+            wanted = began if partition == "0" else 0
+            await asyncio.sleep(2)
+            oldest = holder.value("oldest_unfinished_timestamp_seconds", topic=TOPIC, partition=partition)
+            assert oldest == pytest.approx(wanted, abs=1.5)
+        await asyncio.gather(member.drain(), other.drain())
+
+    run(main())
+
+
+def test_who_takes_over_what_waits_knows_how_old_it_is() -> None:
+    """A new worker that may not judge yet tells the age of the records, not that of itself."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        world.known.standing = "stale"
+        began = world.broker.clock.now_ms() / 1000
+        world.upload("clear", 0)
+        await asyncio.sleep(3 * 86_400)
+        member = world.member()
+        await asyncio.sleep(3)
+        assert member.value("paused_partitions", why="standing") == 1
+        oldest = member.value("oldest_unfinished_timestamp_seconds", topic=TOPIC, partition="0")
+        assert oldest == pytest.approx(began, abs=0.1)
+        await member.drain()
+
+    run(main())
+
+
+def test_what_another_worker_had_meanwhile_is_not_as_old_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Age is kept from one assignment to the next only: in between, others may have done the work."""
+
+    async def main() -> None:
+        world = World(partitions=2)
+        member = world.member()
+        monkeypatch.setattr(member.source, "waiting_ms", dict)
+        await world.until(lambda: member.worker.assigned)
+        world.known.standing = "stale"
+        await asyncio.sleep(1)
+        world.upload("clear", 1)
+        await asyncio.sleep(3600)
+        other = world.member()
+        await world.until(lambda: member.value("partitions_assigned") == other.value("partitions_assigned") == 1)
+        world.known.standing = "verified"
+        await world.until(lambda: len(world.verdicts()) == 1)
+        world.known.standing = "stale"
+        await asyncio.sleep(1)
+        world.upload("clear", 1)
+        now = world.broker.clock.now_ms() / 1000
+        await other.drain()
+        await world.until(lambda: member.value("partitions_assigned") == 2)
+        await asyncio.sleep(2)
+        oldest = member.value("oldest_unfinished_timestamp_seconds", topic=TOPIC, partition="1")
+        assert oldest == pytest.approx(now, abs=5)
+        await member.drain()
+
+    run(main())
+
+
+def test_the_last_word_on_age_stays_while_the_assignment_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that has given its partitions up says nothing of them: that is not the same as no lag."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        world.known.standing = "stale"
+        member = world.member()
+        world.upload("clear", 0)
+        await asyncio.sleep(100)
+        labels = {"topic": TOPIC, "partition": "0"}
+        before = member.value("oldest_unfinished_timestamp_seconds", **labels)
+        monkeypatch.setattr(member.source, "lag", dict)
+        await asyncio.sleep(5)
+        assert member.value("oldest_unfinished_timestamp_seconds", **labels) == before > 0
+        assert member.value("lag_records", **labels) == 1
+        await member.drain()
+
+    run(main())
+
+
+def test_a_lost_range_is_counted_once_however_often_it_is_told() -> None:
+    """Each assignment tells it anew; only what it has grown by is new."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        for _ in range(20):
+            world.upload("clear", 0)
+        world.broker.delete_before((TOPIC, 0), 4)
+        member = world.member()
+
+        def lost() -> float:
+            return member.value("lost_records_total", topic=TOPIC, partition="0")
+
+        async def rebalance() -> None:
+            before = member.value("rebalances_total")
+            other = world.member()
+            await world.until(lambda: member.value("rebalances_total") > before)
+            await other.drain()
+            await world.until(lambda: member.value("paused_partitions", why="lost_range") == 1)
+
+        await world.until(lambda: lost() == 4)
+        await rebalance()
+        assert lost() == 4
+        world.broker.delete_before((TOPIC, 0), 10)
+        await rebalance()
+        assert lost() == 10
+        await member.drain()
+
+    run(main())
+
+
+def test_a_record_without_a_time_is_not_as_old_as_the_epoch() -> None:
+    """Old producers send none; their uploads must not count as decades late."""
+
+    async def main() -> None:
+        world = World(partitions=1)
+        world.upload("clear", 0)
+        log = world.broker._log((TOPIC, 0)).records
+        log[0] = msgspec.structs.replace(log[0], timestamp_ms=0)
+        member = world.member()
+        await world.until(lambda: member.value("end_to_end_seconds_count", media="text") == 1)
+        assert member.value("end_to_end_seconds_sum", media="text") < 60
         await member.drain()
 
     run(main())
