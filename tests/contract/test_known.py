@@ -420,6 +420,23 @@ async def test_an_epoch_that_was_left_is_a_rewind_and_not_a_ruling() -> None:
         assert found_ids(view, POOL) == {entry.id for entry in POOL[3:6]}
 
 
+async def test_a_ruling_is_a_doubt_of_its_shard_alone(fresh: Deployments) -> None:
+    """What wakes the reader is no damage, and the other shards' streams go on."""
+    async with fresh() as deployment:
+        store = await deployment.connect()
+        writer = await begun(store)
+        await writer.add(*POOL[:6])
+        troubles = list[str]()
+        watched = Between(await deployment.connect())
+        async with following(watched, ask_s=5.0, on_trouble=troubles.append) as follower:
+            await caught_up(follower, store)
+            watched.standings.clear()
+            await store.new_epoch(0)
+            view = await caught_up(follower, store)
+            assert found_ids(view, POOL) == writer.active
+            assert (troubles, len(watched.standings)) == ([], len(KINDS))
+
+
 async def test_stopping_is_clean_while_the_store_does_not_answer() -> None:
     """Cancelled in whatever await, a follower ends at once."""
     store = MemoryStore()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import islice
 
 import pytest
@@ -49,9 +50,23 @@ async def test_readers_wake_for_a_new_epoch(fresh: Deployments) -> None:
     async with fresh() as deployment:
         reader, writer = await deployment.connect(), await deployment.connect()
         await writer.apply(part("one", add(POOL[0])))
-        sets = (await reader.read_sets()).position
+        before, sets = await reader.head(0), (await reader.read_sets()).position
         await writer.new_epoch(None)
-        assert await reader.wait_sets(sets, 30_000)
+        await writer.new_epoch(0)
+        async with asyncio.timeout(10):
+            assert await reader.wait_sets(sets, 30_000)
+            assert await reader.read_changes({0: before.position}, 30_000, 10) == []
+
+
+async def test_a_new_epoch_is_read_from_its_beginning(fresh: Deployments) -> None:
+    """Nothing before its first change, whatever the sequence stands at, and then that change."""
+    async with fresh() as deployment:
+        store = await deployment.connect()
+        await store.apply(part("one", *map(add, POOL[:3])))
+        start = replace(await store.new_epoch(0), seq=0)
+        assert await store.read_changes({0: start}, 0, 100) == []
+        await store.apply(part("two", add(POOL[3])))
+        assert [change.position.seq for change in await store.read_changes({0: start}, 0, 100)] == [4]
 
 
 async def test_only_what_gives_the_sum_is_written(fresh: Deployments) -> None:

@@ -133,6 +133,16 @@ async def test_what_nothing_mends_can_be_accepted(bench: Bench) -> None:
         assert follower.known.shards[0].slot("pdq", 9)[0] == one.rows[9][0]
 
 
+async def test_a_chunk_is_mended_after_a_ruling(bench: Bench) -> None:
+    """The new epoch's stream begins with a record without changes, which is no damage."""
+    before = bench.bytes()
+    await reconcile.accept(bench.store, LOCAL)
+    bench.xor(CHUNK, 7 * SLOT_BYTES + 11, b"\xa5")
+    told = await bench.mend()
+    assert (told.outcome, told.source, told.slots) == ("mended", "one byte", (7,))
+    assert bench.bytes() == before
+
+
 async def test_a_damaged_sum_is_made_anew(bench: Bench) -> None:
     """The bytes are right and their sum is not: accepting mends that, and the total stays."""
     total = (await bench.store.head(0)).total

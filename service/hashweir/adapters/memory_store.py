@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import TypeVar
 
 from msgspec.structs import replace
 
 from hashweir.adapters.edits import PackedEdit, edits_of, pack_part
+from hashweir.adapters.redis_replies import new_epoch
 from hashweir.errors import InputError, Refused
 from hashweir.model import ENTRY_STATES, Batch, Kind, Set
 from hashweir.ports import Applied, Chunk, EditResult, Head, PackedPart, Part, Position, SetsState, SlotChange
@@ -32,12 +32,7 @@ from hashweir.shards.layout import (
     state_of,
 )
 
-T = TypeVar("T")
 _RETIRED = ENTRY_STATES.index("retired")
-
-
-def _epoch() -> int:
-    return secrets.randbelow(2**64 - 1) + 1
 
 
 def _now_ms() -> int:
@@ -48,8 +43,10 @@ def _now_ms() -> int:
 class _Shard:
     number: int
     changes: deque[SlotChange]
-    epoch: int = field(default_factory=_epoch)
+    epoch: int = field(default_factory=new_epoch)
     seq: int = 0
+    opening: Position = Position(0, 0)
+    """Where this history began, unless it is the first: it wakes who waits for changes after an earlier one."""
     slots: dict[Kind, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     sums: dict[Kind, list[int]] = field(default_factory=dict)
     places: dict[bytes, tuple[Kind, int]] = field(default_factory=dict)
@@ -147,7 +144,7 @@ class MemoryStore:
         self._sets: dict[str, Set] = {}
         self._set_answers: dict[str, tuple[Set, int, Set]] = {}
         self._batches: dict[str, Batch] = {}
-        self._sets_position = Position(_epoch(), 0)
+        self._sets_position = Position(new_epoch(), 0)
         self._changed = asyncio.Condition()
 
     async def open(self) -> None:
@@ -192,11 +189,12 @@ class MemoryStore:
         """Begin another history with what is there. Raises Refused."""
         if shard is None:
             self._shard(0)
-            self._sets_position = replace(self._sets_position, epoch=_epoch())
+            self._sets_position = replace(self._sets_position, epoch=new_epoch())
             await self._tell()
             return self._sets_position
         held = self._shard(shard)
-        held.epoch = _epoch()
+        held.epoch = new_epoch(above=held.epoch)
+        held.opening = held.position
         held.changes.clear()
         await self._tell()
         return held.position
@@ -293,10 +291,14 @@ class MemoryStore:
     async def read_changes(self, after: Mapping[int, Position], wait_ms: int, most: int) -> list[SlotChange]:
         """Changes after the positions. Raises Refused."""
 
-        def ready() -> list[SlotChange]:
+        def read() -> list[SlotChange]:
             return [change for n, p in after.items() for change in self._shard(n).newer(p)[:most]]
 
-        return await self._wait(ready, wait_ms)
+        def ready() -> bool:
+            return bool(read()) or any(self._shard(n).opening > p for n, p in after.items())
+
+        await self._wait(ready, wait_ms)
+        return read()
 
     async def find(self, shard: int, entry_ids: Sequence[str]) -> dict[str, tuple[Kind, int]]:
         """Where these entries stand. Raises Refused."""
@@ -330,7 +332,7 @@ class MemoryStore:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _wait(self, ready: Callable[[], T], wait_ms: int) -> T:
+    async def _wait(self, ready: Callable[[], bool], wait_ms: int) -> bool:
         try:
             async with asyncio.timeout(wait_ms / 1000), self._changed:
                 await self._changed.wait_for(ready)
