@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -34,8 +35,10 @@ from hashweir.pipeline.retry import Brake
 from hashweir.pipeline.ring import Ring
 from hashweir.pipeline.ring_keeper import Keeper
 from hashweir.ports import Edit
+from hashweir.shards.layout import SLOT_FORMS
 from tests.contract.following import Between, SetClock, caught_up, following, until
-from tests.contract.stores import SHARDS, entries, part, shard_of
+from tests.contract.stores import SHARDS, entries, in_shard, part, shard_of
+from tests.contract.test_known import restore, snapshot
 
 KNOWN = Set(name="known", owner="a team", origin="own-review", state="active", ceiling="block")
 
@@ -352,6 +355,51 @@ async def test_a_set_that_begins_to_count(before: Any) -> None:
         await world.quiet()
         late = world.said("look-back")
         assert {name: len(copies) for name, copies in late.items()} == {"u": 1}, "a withdrawal says nothing"
+
+
+@pytest.mark.parametrize("what", ["an entry", "a set"])
+async def test_what_a_ruling_makes_active_again(what: str) -> None:
+    """Switched off, then lost by the store, kept off against it, and active once somebody rules that the store is right."""
+    deployment = Deployment()
+    await deployment.create()
+    store, entry = deployment.store, next(entries(11))
+    await deployment.write("add", entry)
+    was = snapshot(store)
+    if what == "an entry":
+        await deployment.write("withdraw", entry)
+    else:
+        await deployment.change(state="off")
+    async with deployment.worker() as world:
+        await world.upload("u", given(entry))
+        restore(store, was)
+        await until(lambda: world.follower.known.view().standing == "degraded")
+        await world.quiet()
+        assert not world.said("look-back")
+        for shard in (*range(SHARDS), None):
+            await store.new_epoch(shard)
+        await until(lambda: world.said("look-back")["u"])
+        assert json.loads(world.said()["u"][-1].value)["outcome"] == "match"
+
+
+@pytest.mark.parametrize("uploads", [0, 1])
+async def test_a_damaged_state_that_was_accepted(uploads: int) -> None:
+    """It is no state at all, so it says nothing of any upload; and ends neither following nor looking back."""
+    deployment = Deployment()
+    await deployment.create()
+    store, (damaged, entry) = deployment.store, islice(in_shard(0, kinds=["pdq"]), 2)
+    await deployment.write("add", damaged)
+    async with deployment.worker() as world:
+        for n in range(uploads):
+            await world.upload(f"u{n}", given(damaged))
+        image, side = store._shards[0].slots["pdq"][0]
+        at = SLOT_FORMS["pdq"].state
+        store._shards[0].slots["pdq"][0] = image[:at] + b"\xee" + image[at + 1 :], side
+        await store.mend_chunk(0, "pdq", 0, await store.read_chunk(0, "pdq", 0), None)
+        await caught_up(world.follower, store)
+        await world.upload("v", given(entry))
+        await deployment.write("add", entry)
+        await until(lambda: world.said("look-back")["v"])
+        assert set(world.said("look-back")) == {"v"}
 
 
 async def test_a_successor_looks_back_with_what_was_saved() -> None:

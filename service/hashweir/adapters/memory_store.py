@@ -29,7 +29,6 @@ from hashweir.shards.layout import (
     SUM_MODULUS,
     digest,
     slot_sum,
-    state_of,
 )
 
 _RETIRED = ENTRY_STATES.index("retired")
@@ -73,7 +72,7 @@ class _Shard:
             return "added"
         kind, slot = place
         image, side = self.slots[kind][slot]
-        if (state_of(kind, image) == "retired") is not edit.adds or kind != edit.kind:
+        if (image[SLOT_FORMS[kind].state] == _RETIRED) is not edit.adds or kind != edit.kind:
             return "unchanged"
         if edit.adds:
             self._write(kind, slot, edit.slot, edit.side, now_ms)

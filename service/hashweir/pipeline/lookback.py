@@ -32,7 +32,8 @@ from hashweir.pipeline.retry import RetryPolicy
 from hashweir.pipeline.ring import Ring
 from hashweir.pipeline.ring_keeper import Keeper
 from hashweir.ports import Clock, Known, Sink, SlotChange, View
-from hashweir.shards.layout import state_of
+from hashweir.shards.layout import SLOT_FORMS
+from hashweir.shards.tables import ACTIVE
 
 HITS, CAPPED = 1, 2
 """Marks of an upload: something is near it (in whatever state), and its action was capped (a degraded view)."""
@@ -102,7 +103,8 @@ class LookBack:
 
     def on_change(self, change: SlotChange) -> None:
         """Note a change that is visible from now on."""
-        if state_of(change.kind, change.image) != "active" or self._sweep or not len(self._ring):
+        active = change.image[SLOT_FORMS[change.kind].state] == ACTIVE  # a damaged byte may be no state at all
+        if not active or self._sweep or not len(self._ring):
             return
         self._new.append(change)
         if len(self._new) > MOST:
@@ -172,7 +174,9 @@ class LookBack:
         for name, now in view.sets.items():
             was = before.get(name)
             weaker = now.state == "off" or (was is not None and (was.state, now.state) == ("active", "shadow"))
-            if was is None or was.version == now.version or weaker:
+            # Of one version it is another state where a ruling ends what was kept against a rewound store.
+            same = was is not None and (was.version, was.state) == (now.version, now.state)
+            if was is None or same or weaker:
                 continue  # entries of a new set are told one by one
             marks |= HITS
             self._sweep = self._sweep or _reaches(was) != _reaches(now)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from hashweir.hashing import HASHERS
-from hashweir.model import ENTRY_STATES, FORMS, KINDS, Entry, EntryState, Kind, framed
+from hashweir.model import ENTRY_STATES, FORMS, KINDS, Entry, Kind, framed
 
 LAYOUT = 1
 SLOT_BYTES = 64
@@ -143,8 +143,3 @@ def unpack(kind: Kind, image: bytes, side: bytes, set_names: Mapping[int, str]) 
         batch="" if batch == bytes(8) else batch.hex(),
         added_ms=added_ms,
     )
-
-
-def state_of(kind: Kind, image: bytes) -> EntryState:
-    """The state byte of a slot, without unpacking the rest."""
-    return ENTRY_STATES[image[SLOT_FORMS[kind].state]]

@@ -11,7 +11,7 @@ from hashweir.model import KINDS, Kind
 from hashweir.ports import Chunk, Clock, Head, Position, SlotChange, Store
 from hashweir.shards._sums import chunk_sum
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES
-from hashweir.shards.shard import Gap
+from hashweir.shards.shard import Gap, Shard
 from hashweir.shards.trust import Alarms, Followed
 
 _NOTHING = Chunk(slots=b"", sides=b"", sum=0, position=Position(epoch=0, seq=0))
@@ -76,7 +76,9 @@ class Rereader:
         shard, verdict = one.shard, one.judge_before_reread(head)
         differing = {kind: shard.differing(kind, sums[kind]) for kind in KINDS}
         if verdict == "accepted":
-            for _ in shard.release():
+            for kind, at, images, sides in shard.release():
+                for slot, image, side in zip(at.tolist(), images, sides, strict=True):
+                    self._note(shard, kind, slot, image.tobytes(), side.tobytes(), head.time_ms)
                 await asyncio.sleep(0)
             self._alarms.tell("store_epoch", shard.number, "the store has a new epoch; its entries were taken over")
         if verdict == "suspect":
@@ -138,17 +140,15 @@ class Rereader:
                 at = slot - first
                 image = chunk.slots[at * SLOT_BYTES : (at + 1) * SLOT_BYTES]
                 side = chunk.sides[at * SIDE_BYTES : (at + 1) * SIDE_BYTES]
-                self.applied.append(
-                    SlotChange(
-                        shard=shard.number,
-                        position=shard.position,
-                        kind=kind,
-                        slot=slot,
-                        image=image,
-                        side=side,
-                        at_ms=what.at_ms,
-                    )
-                )
+                self._note(shard, kind, slot, image, side, what.at_ms)
+
+    def _note(self, shard: Shard, kind: Kind, slot: int, image: bytes, side: bytes, at_ms: int) -> None:
+        position = shard.position
+        self.applied.append(
+            SlotChange(
+                shard=shard.number, position=position, kind=kind, slot=slot, image=image, side=side, at_ms=at_ms
+            )
+        )
 
     def _judge(self, what: Wanted, *, damaged: bool) -> None:
         self._alarms.judge("store_damaged", what.one.shard.number, damaged, damage_text(what.kind, what.number))

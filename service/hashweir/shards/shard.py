@@ -274,15 +274,18 @@ class Shard:
             self._kept_digest = hashlib.blake2b(sums.tobytes(), digest_size=16).digest() if self.kept else b""
         return self._kept_digest
 
-    def release(self) -> Iterator[None]:
-        """Take the store's word for everything again, in small steps: it was reconciled."""
+    def release(self) -> Iterator[tuple[Kind, NDArray[np.int64], Octets, Octets]]:
+        """Take the store's word for everything again, in small steps: it was reconciled.
+
+        Each gives slots that are active again: kind, numbers, slots, side records.
+        """
         kept, self.kept, self._kept_digest = self.kept, set(), None
         for kind, at, images, sides in self._suppressed(kept):
             if at.size:
                 refs = self.refs(kind)
                 self._tables.retire(kind, refs[at], images)
                 refs[at] = self._tables.add(kind, images, sides, self.kept)
-            yield
+            yield kind, at, images, sides
 
     def _suppressed(self, kept: Set[bytes]) -> Iterator[tuple[Kind, NDArray[np.int64], Octets, Octets]]:
         """Active slots whose entry is kept withdrawn: kind, numbers, slots, side records. Some chunks at a time."""

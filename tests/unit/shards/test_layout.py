@@ -81,8 +81,8 @@ def test_a_slot_gives_back_its_entry(
     assert (len(slot), len(side)) == (layout.SLOT_BYTES, layout.SIDE_BYTES)
     fits = len(name.encode()) <= layout.NAME_BYTES
     assert layout.unpack(kind, slot, side, {number: "known"}) == (entry if fits else replace(entry, item_name=""))
-    assert layout.state_of(kind, slot) == state
     form_ = layout.SLOT_FORMS[kind]
+    assert ENTRY_STATES[slot[form_.state]] == state
     assert slot[form_.entry : form_.entry + 16].hex() == entry.id
     assert int.from_bytes(slot[form_.set : form_.set + form_.set_bytes], "big") == number
 
