@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from hashweir.errors import Unreachable
+from hashweir.errors import Refused, Unreachable
 from hashweir.hashing import HASHERS
 from hashweir.model import Entry, Kind, Set
-from hashweir.ports import Chunk, Head, Position, SlotChange, Store, View
+from hashweir.ports import Chunk, Head, Position, SetsState, SlotChange, Store, View
 from hashweir.shards.follow import Follower
 from hashweir.shards.records import BLOCK_ROWS
 from hashweir.shards.shard import Shard
@@ -38,6 +38,7 @@ class SetClock:
 class Between:
     """A `ports.Store` between a follower and the real one: it can hold everything back, fail, or change answers.
 
+    While it is `unreadable`, its sets are.
     `standings` is what the view said at each re-read.
     """
 
@@ -47,6 +48,8 @@ class Between:
         self.gate.set()
         self.held = False
         self.down = False
+        self.unreadable = False
+        self.sets_read = 0
         self.edit_changes: Callable[[list[SlotChange]], list[SlotChange]] = list
         self.edit_head: Callable[[int, Head], Head] = lambda _, head: head
         self.standings: list[str] = []
@@ -92,6 +95,12 @@ class Between:
         changes = await self.store.read_changes(after, wait_ms, most)
         await self._pass(reader=True)
         return self.edit_changes(changes)
+
+    async def read_sets(self) -> SetsState:
+        self.sets_read += 1
+        if self.unreadable:
+            raise Refused("store_refused", "a set of a newer version")
+        return await self.store.read_sets()
 
     async def wait_sets(self, after: Position, wait_ms: int) -> bool:
         await self._pass()

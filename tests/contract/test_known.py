@@ -192,6 +192,49 @@ async def test_nothing_is_usable_before_the_first_verified_head(fresh: Deploymen
             assert follower.known.view().standing == "verified"
 
 
+async def test_sets_that_cant_be_read_leave_those_verified_last() -> None:
+    """They age, as with a silent store, and an alarm says why; entries of known sets come and go all the while."""
+    store, clock = MemoryStore(), SetClock()
+    await store.create(SHARDS)
+    writer, between = await begun(store), Between(store)
+    async with following(between, clock) as follower:
+        await writer.add(*POOL[:6])
+        await caught_up(follower, store)
+        between.unreadable = True
+        other = await store.put_set("other", replace(KNOWN, name="other"), 0)
+        theirs = next(entries(set_name="other"))
+        await Writer(store, other.number).add(theirs)
+        await writer.withdraw(POOL[0])
+        await until(lambda: found_ids(follower.known.view(), POOL) == writer.active)
+        await until(lambda: follower.alarms.active == {("store_refused", -1): "a set of a newer version"})
+        assert follower.known.view().standing == "verified"
+        clock.ahead += 11
+        await until(lambda: follower.known.view().standing == "degraded")
+        await writer.withdraw(POOL[1])
+        await until(lambda: found_ids(follower.known.view(), POOL) == writer.active)
+        assert not finds(follower.known.view(), theirs)
+        between.unreadable = False
+        view = await caught_up(follower, store)
+        assert (view.standing, follower.alarms.active) == ("verified", {})
+        assert finds(view, theirs)
+
+
+async def test_a_set_that_never_was_is_asked_for_once() -> None:
+    """An entry may name it, where damage was accepted."""
+    store = MemoryStore()
+    await store.create(SHARDS)
+    writer, between = await begun(store), Between(store)
+    async with following(between, ask_s=0.02) as follower:
+        await caught_up(follower, store)
+        await Writer(store, 99).add(POOL[0])
+        await caught_up(follower, store)
+        before = between.sets_read
+        for entry in POOL[1:6]:
+            await writer.add(entry)
+            await caught_up(follower, store)
+        assert between.sets_read == before
+
+
 async def test_age_is_judged_even_while_nobody_follows() -> None:
     """Soft limit: degraded, under another position, for actions are capped. Hard limit: stale."""
     store, clock = MemoryStore(), SetClock()

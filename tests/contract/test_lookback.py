@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hashweir.adapters.memory_sandbox import MemorySandbox
 from hashweir.adapters.memory_store import MemoryStore
@@ -359,7 +360,7 @@ async def test_a_set_that_begins_to_count(before: Any) -> None:
 
 @pytest.mark.parametrize("what", ["an entry", "a set"])
 async def test_what_a_ruling_makes_active_again(what: str) -> None:
-    """Switched off, then lost by the store, kept off against it, and active once somebody rules that the store is right."""
+    """Switched off, which the store lost; kept off against it; active once somebody rules that the store is right."""
     deployment = Deployment()
     await deployment.create()
     store, entry = deployment.store, next(entries(11))
@@ -400,6 +401,25 @@ async def test_a_damaged_state_that_was_accepted(uploads: int) -> None:
         await deployment.write("add", entry)
         await until(lambda: world.said("look-back")["v"])
         assert set(world.said("look-back")) == {"v"}
+
+
+async def test_a_set_that_can_be_read_only_later() -> None:
+    """Its entries are held against the uploads once it can be; one of a set that never was is not waited for."""
+    deployment = Deployment()
+    await deployment.create()
+    store, (entry, stray) = deployment.store, islice(entries(31), 2)
+    async with deployment.worker() as world:
+        await world.upload("u", given(entry))
+        deployment.between.unreadable = True
+        deployment.known = await store.put_set("other", replace(KNOWN, name="other"), 0)
+        await deployment.write("add", entry)
+        deployment.known = replace(KNOWN, number=99)
+        await deployment.write("add", stray)
+        await world.looked_back(2)
+        assert not world.said("look-back")
+        deployment.between.unreadable = False
+        await until(lambda: world.said("look-back")["u"])
+        await world.quiet()
 
 
 async def test_a_successor_looks_back_with_what_was_saved() -> None:

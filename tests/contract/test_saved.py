@@ -25,6 +25,7 @@ from hashweir.ports import Chunk, SlotChange, Store
 from hashweir.shards import restored
 from hashweir.shards.follow import Follower
 from hashweir.shards.keep import Saver
+from hashweir.shards.shard import Shard
 from hashweir.shards.subset import parse
 from tests.contract.following import KNOWN, Between, SetClock, caught_up, following, found_ids, until
 from tests.contract.stores import SHARDS, Deployments
@@ -227,6 +228,21 @@ async def test_a_file_that_cant_be_used_is_refused_and_costs_only_itself(
     async with kept(store, tmp_path) as (follower, said):
         await caught_up(follower, store)
         assert said.events == ["copy.loaded"]
+
+
+async def test_chunks_that_do_not_fit_their_slots_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where every sum of the file is right: another program may have written it."""
+    store = MemoryStore()
+    await store.create(SHARDS)
+    writer, saved = await begun(store), Shard.saved
+    await writer.add(*POOL)
+    with monkeypatch.context() as patched:
+        patched.setattr(Shard, "saved", lambda shard, kind: (*saved(shard, kind)[:2], [1, 2, 3]))
+        async with kept(store, tmp_path) as (follower, _):
+            await caught_up(follower, store)
+    async with kept(store, tmp_path) as (follower, said):
+        assert found_ids(await caught_up(follower, store), POOL) == writer.active
+        assert said.reasons == ["saved_damaged"]
 
 
 async def test_no_flipped_byte_is_ever_begun_with(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class _Shard:
     changes: deque[SlotChange]
     epoch: int = field(default_factory=new_epoch)
     seq: int = 0
-    opening: Position = Position(0, 0)
+    opening: Position | None = None
     """Where this history began, unless it is the first: it wakes who waits for changes after an earlier one."""
     slots: dict[Kind, list[tuple[bytes, bytes]]] = field(default_factory=dict)
     sums: dict[Kind, list[int]] = field(default_factory=dict)
@@ -55,6 +55,9 @@ class _Shard:
     @property
     def position(self) -> Position:
         return Position(self.epoch, self.seq)
+
+    def opened_after(self, position: Position) -> bool:
+        return self.opening is not None and self.opening > position
 
     def newer(self, than: Position) -> list[SlotChange]:
         """What came after a position; a walk from the newest on, for a tail is short and the whole may be long."""
@@ -294,7 +297,7 @@ class MemoryStore:
             return [change for n, p in after.items() for change in self._shard(n).newer(p)[:most]]
 
         def ready() -> bool:
-            return bool(read()) or any(self._shard(n).opening > p for n, p in after.items())
+            return bool(read()) or any(self._shard(n).opened_after(p) for n, p in after.items())
 
         await self._wait(ready, wait_ms)
         return read()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import struct
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,9 +23,12 @@ from hashweir.adapters.redis_replies import (
     check_layout,
     milliseconds,
     new_epoch,
+    read_batch,
     read_head,
     read_record,
     read_set,
+    read_sums,
+    readable,
 )
 from hashweir.errors import ConfigError, InputError, OutcomeUnknown, Refused, Unreachable
 from hashweir.model import KINDS, Batch, Kind, Set
@@ -203,7 +205,7 @@ class RedisStore:
             return {}
         (found,) = await self._link.exchange(("HMGET", self._sets("batches"), *batch_ids))
         pairs = zip(batch_ids, found, strict=True)
-        return {id_: msgspec.json.decode(text, type=Batch) for id_, text in pairs if text is not None}
+        return {id_: read_batch(id_, text) for id_, text in pairs if text is not None}
 
     async def head(self, shard: int) -> Head:
         """A shard's head. Raises Unreachable, Refused."""
@@ -223,7 +225,7 @@ class RedisStore:
     async def sums(self, shard: int, kind: Kind) -> list[int]:
         """One sum per chunk of this kind, as the store keeps them. Raises Unreachable, Refused."""
         (text,) = await self._link.exchange(("GET", self._key(shard, f"sums:{kind}")))
-        return list(struct.unpack(f">{len(text or b'') // 8}Q", text or b""))
+        return read_sums(text or b"")
 
     async def read_chunk(self, shard: int, kind: Kind, number: int) -> Chunk:
         """One chunk with its sum and the shard's position, all of one instant.
@@ -242,12 +244,14 @@ class RedisStore:
         (epoch, seq, count), slots, sides, total = replies[-1]
         if epoch is None:
             raise Refused("store_not_created")
-        used = max(0, min(CHUNK_SLOTS, int(count or 0) - number * CHUNK_SLOTS))
+        with readable("a head"):
+            used = max(0, min(CHUNK_SLOTS, int(count or 0) - number * CHUNK_SLOTS))
+            position = Position(int(epoch), int(seq))
         return Chunk(
             slots=(slots or b"")[: used * SLOT_BYTES],
             sides=(sides or b"")[: used * SIDE_BYTES],
             sum=int.from_bytes(total, "big"),
-            position=Position(int(epoch), int(seq)),
+            position=position,
         )
 
     async def digests(self, shard: int, kind: Kind, first: int, count: int) -> list[bytes]:
@@ -260,7 +264,8 @@ class RedisStore:
                 (self._key(shard, f"c:{kind}:{n}"), self._key(shard, f"s:{kind}:{n}"))
                 for n in range(first, first + count)
             ]
-            near = await asyncio.to_thread(self._near.digests, self._key(shard, "head"), names, kind, first)
+            with readable("a head"):
+                near = await asyncio.to_thread(self._near.digests, self._key(shard, "head"), names, kind, first)
             if near is not None:
                 return near
         found: list[bytes] = []

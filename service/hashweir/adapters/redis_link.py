@@ -121,7 +121,9 @@ class Link:
             raise Unreachable("store_unreachable", f"{self.address}: {e}") from None
         except (RedisError, OSError) as e:
             self._lost(sent, str(e))
-        for reply in replies:
+        # What fails within a transaction is told in its answer, which is one of replies.
+        within = replies[-1] if commands[-1][0] == "EXEC" and isinstance(replies[-1], list) else ()
+        for reply in (*replies, *within):
             if isinstance(reply, ResponseError):
                 raise self.refusal(reply)
         return replies

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
 from hashweir.errors import Refused
-from hashweir.model import KINDS, Set
+from hashweir.model import KINDS, Batch, Set
 from hashweir.ports import Head, Position, SlotChange
 from hashweir.shards.layout import LAYOUT, SIDE_BYTES, SLOT_BYTES
 
@@ -32,6 +33,15 @@ def milliseconds(now: Sequence[bytes]) -> int:
     return int(now[0]) * 1000 + int(now[1]) // 1000
 
 
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Raises Refused(store_refused) where this can't be read here: damaged, or written by a newer version."""
+    try:
+        yield
+    except (ValueError, struct.error, msgspec.MsgspecError) as error:
+        raise Refused("store_refused", f"{what} can't be read by this version: {error}") from None
+
+
 def check_layout(layout: bytes) -> None:
     """Raises Refused(store_layout) where another version made the store."""
     if layout != b"%d" % LAYOUT:
@@ -39,20 +49,21 @@ def check_layout(layout: bytes) -> None:
 
 
 def read_head(row: Sequence[bytes | None], time_ms: int, role: str, replication_id: str) -> Head:
-    """A head from its `HEAD_FIELDS`. Raises Refused(store_not_created | store_layout)."""
+    """A head from its `HEAD_FIELDS`. Raises Refused(store_not_created | store_layout | store_refused)."""
     layout, epoch, seq, total, *counts = row
     if layout is None or epoch is None or seq is None or total is None:
         raise Refused("store_not_created")
     check_layout(layout)
-    return Head(
-        layout=int(layout),
-        position=Position(int(epoch), int(seq)),
-        counts={kind: int(count) for kind, count in zip(KINDS, counts, strict=True) if count is not None},
-        total=int(total),
-        time_ms=time_ms,
-        role=role,
-        replication_id=replication_id,
-    )
+    with readable("a head"):
+        return Head(
+            layout=int(layout),
+            position=Position(int(epoch), int(seq)),
+            counts={kind: int(count) for kind, count in zip(KINDS, counts, strict=True) if count is not None},
+            total=int(total),
+            time_ms=time_ms,
+            role=role,
+            replication_id=replication_id,
+        )
 
 
 def read_record(shard: int, id_: bytes, fields: Sequence[bytes], after: Position) -> list[SlotChange]:
@@ -85,7 +96,20 @@ def read_record(shard: int, id_: bytes, fields: Sequence[bytes], after: Position
 
 
 def read_set(stored: bytes) -> Set:
-    """A set as it is stored: number, version and policy."""
-    number, version, policy = stored.split(b" ", 2)
-    plain = msgspec.json.decode(policy, type=Set)
-    return msgspec.structs.replace(plain, number=int(number), version=int(version))
+    """A set as it is stored: number, version and policy. Raises Refused(store_refused)."""
+    with readable(f"the set {stored[:80].decode(errors='replace')}..."):
+        number, version, policy = stored.split(b" ", 2)
+        plain = msgspec.json.decode(policy, type=Set)
+        return msgspec.structs.replace(plain, number=int(number), version=int(version))
+
+
+def read_batch(batch_id: str, stored: bytes) -> Batch:
+    """A provenance record. Raises Refused(store_refused)."""
+    with readable(f"the batch {batch_id}"):
+        return msgspec.json.decode(stored, type=Batch)
+
+
+def read_sums(stored: bytes) -> list[int]:
+    """Chunk sums, 8 bytes each. Raises Refused(store_refused)."""
+    with readable("the sums of chunks"):
+        return list(struct.unpack(f">{len(stored) // 8}Q", stored))

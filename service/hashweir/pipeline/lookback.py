@@ -173,11 +173,14 @@ class LookBack:
         marks = 0
         for name, now in view.sets.items():
             was = before.get(name)
-            weaker = now.state == "off" or (was is not None and (was.state, now.state) == ("active", "shadow"))
+            if was is None:
+                # Entries of a new set are told one by one; unless it could not be read when they came.
+                self._sweep = self._sweep or bool(view.holds(name))
+                continue
+            weaker = now.state == "off" or (was.state, now.state) == ("active", "shadow")
             # Of one version it is another state where a ruling ends what was kept against a rewound store.
-            same = was is not None and (was.version, was.state) == (now.version, now.state)
-            if was is None or same or weaker:
-                continue  # entries of a new set are told one by one
+            if weaker or (was.version, was.state) == (now.version, now.state):
+                continue
             marks |= HITS
             self._sweep = self._sweep or _reaches(was) != _reaches(now)
         return marks
@@ -223,9 +226,8 @@ class LookBack:
     async def _near_entries(self, new: Sequence[SlotChange], view: View) -> set[int]:
         tables, began = self._ring.tables(), time.perf_counter()
         find = near_few if len(new) <= FEW else near_many
-        found, unknown = await asyncio.to_thread(find, tables, new, view.sets)
-        self._new = [*unknown, *self._new]
-        self._metrics.look_back_entries.inc(len(new) - len(unknown))
+        found = await asyncio.to_thread(find, tables, new, view.sets)
+        self._metrics.look_back_entries.inc(len(new))
         self._metrics.look_back_entry.observe((time.perf_counter() - began) / len(new))
         return found
 

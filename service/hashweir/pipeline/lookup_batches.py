@@ -48,7 +48,7 @@ class Lookups:
     """Looks up scans by the usable view of the moment. For one loop."""
 
     def __init__(self, usable_view: Callable[[], Awaitable[View]], threads: Executor, at_once: int = 2) -> None:
-        """At most `at_once` calls are made in `threads` at a time."""
+        """Of calls in `threads` at most twice `at_once` are under way: of single uploads, and of those that waited."""
         self._usable_view = usable_view
         self._threads = threads
         self._at_once = at_once
@@ -94,18 +94,22 @@ class Lookups:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
             try:
-                await self._answer(batch)
-            except Exception:  # noqa: BLE001 - one upload's error ends at that upload: each is looked up alone
-                for one in batch:
-                    try:
-                        await self._answer([one])
-                    except Exception as error:  # noqa: BLE001 - told to whoever waits
-                        if not one.answer.done():
-                            one.answer.set_exception(error)
+                await self._answer_or_tell(batch)
             except asyncio.CancelledError:
                 for one in batch:
                     one.answer.cancel()  # whoever waits must not wait for ever
                 raise
+
+    async def _answer_or_tell(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            await self._answer(batch)
+        except Exception:  # noqa: BLE001 - one upload's error ends at that upload: each is looked up alone
+            for one in batch:
+                try:
+                    await self._answer([one])
+                except Exception as error:  # noqa: BLE001 - told to whoever waits
+                    if not one.answer.done():
+                        one.answer.set_exception(error)
 
     async def _answer(self, batch: Sequence[_Waiting]) -> None:
         wanted = [one for one in batch if not one.answer.done()]

@@ -18,42 +18,30 @@ from hashweir.shards.layout import SLOT_FORMS, unpack
 _FORMS_OF = {kind: sorted({form for of, form in RECIPES if of == kind and form in FORMS}) for kind in HASHERS}
 
 
-def near_few(
-    tables: Sequence[Tables], new: Sequence[SlotChange], sets: Mapping[str, Set]
-) -> tuple[set[int], list[SlotChange]]:
-    """The uploads near new entries, and the entries whose set is not known yet."""
+def near_few(tables: Sequence[Tables], new: Sequence[SlotChange], sets: Mapping[str, Set]) -> set[int]:
+    """The uploads near new entries. Those whose set is not known are passed over."""
     numbers: set[int] = set()
-    unknown: list[SlotChange] = []
     for change, owner in _by_set(new, sets):
-        if owner is None:
-            unknown.append(change)
-        elif owner.state != "off":
-            radius = owner.radius.get(change.kind, 0)
-            if change.kind == "tlsh":
-                entry = unpack("tlsh", change.image, change.side, {owner.number: owner.name})
-                radius = min(radius, _text_radius(entry))
-            value = change.image[: HASHERS[change.kind].width]
-            numbers.update(ring.near_one(tables, change.kind, value, radius).tolist())
-    return numbers, unknown
+        radius = owner.radius.get(change.kind, 0)
+        if change.kind == "tlsh":
+            entry = unpack("tlsh", change.image, change.side, {owner.number: owner.name})
+            radius = min(radius, _text_radius(entry))
+        value = change.image[: HASHERS[change.kind].width]
+        numbers.update(ring.near_one(tables, change.kind, value, radius).tolist())
+    return numbers
 
 
-def near_many(
-    tables: Sequence[Tables], new: Sequence[SlotChange], sets: Mapping[str, Set]
-) -> tuple[set[int], list[SlotChange]]:
+def near_many(tables: Sequence[Tables], new: Sequence[SlotChange], sets: Mapping[str, Set]) -> set[int]:
     """The same for many new entries."""
     numbers: set[int] = set()
-    unknown: list[SlotChange] = []
     together: dict[tuple[Kind, int], list[bytes]] = {}
     for change, owner in _by_set(new, sets):
-        if owner is None:
-            unknown.append(change)
-        elif owner.state != "off":
-            group = together.setdefault((change.kind, owner.radius.get(change.kind, 0)), [])
-            group.append(change.image[: HASHERS[change.kind].width])
+        group = together.setdefault((change.kind, owner.radius.get(change.kind, 0)), [])
+        group.append(change.image[: HASHERS[change.kind].width])
     for (kind, radius), values in together.items():
         found = ring.near_many(tables, kind, b"".join(values), radius)
         numbers.update(found.tolist())
-    return numbers, unknown
+    return numbers
 
 
 def near_known(view: View, kind: Kind, values: Sequence[bytes]) -> list[int]:
@@ -74,12 +62,14 @@ def near_known(view: View, kind: Kind, values: Sequence[bytes]) -> list[int]:
     return sorted(rows)
 
 
-def _by_set(new: Sequence[SlotChange], sets: Mapping[str, Set]) -> Iterator[tuple[SlotChange, Set | None]]:
+def _by_set(new: Sequence[SlotChange], sets: Mapping[str, Set]) -> Iterator[tuple[SlotChange, Set]]:
     numbered = {one.number: one for one in sets.values()}
     for change in new:
         fields = SLOT_FORMS[change.kind]
         number = int.from_bytes(change.image[fields.set : fields.set + fields.set_bytes], "big")
-        yield change, numbered.get(number)
+        owner = numbered.get(number)
+        if owner is not None and owner.state != "off":
+            yield change, owner
 
 
 def _text_radius(entry: Entry) -> int:

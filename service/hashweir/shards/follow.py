@@ -108,6 +108,8 @@ class Follower:
         self._partial = False
         self._sets_at = 0.0
         self._sets_rewound = False
+        self._no_sets = set[int]()
+        """Numbers that entries name and no set has: damage that was accepted. Nobody asks for them again."""
 
     # ── what others read ──
 
@@ -245,8 +247,10 @@ class Follower:
         """Fetch what applied entries name and nobody has read yet: their batches, and sets that are newer."""
         if missing := self.known.missing_batches():
             self.known.put_batches(await self._store.read_batches(missing), missing)
-        if self.known.lacks_set():
-            await self._read_sets()
+        if lacking := self.known.lacks_sets() - self._no_sets:
+            with suppress(Refused):  # `_step_sets` says so. Withdrawals have to go on, whatever a set says.
+                await self._read_sets()
+                self._no_sets |= lacking
 
     def _emptied(self) -> None:
         """The store answers that nothing was ever made there. What it had is gone."""
@@ -269,7 +273,15 @@ class Follower:
 
     async def _read_sets(self) -> None:
         asked_at = self._clock.monotonic()
-        self._sets_rewound = self.known.put_sets(await self._store.read_sets())
+        try:
+            found = await self._store.read_sets()
+        except Refused as error:
+            # Those verified last stay, and age: what can't be read may be that a set was switched off.
+            if error.reason == "store_refused":
+                self.alarms.judge("store_refused", -1, True, str(error))
+            raise
+        self.alarms.active.pop(("store_refused", -1), None)
+        self._sets_rewound = self.known.put_sets(found)
         self._sets_at = asked_at
         self.alarms.judge(
             "store_rewound", -1, self._sets_rewound, "the store lost changes of sets: run `hashweir sets reconcile`"

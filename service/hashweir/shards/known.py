@@ -101,9 +101,9 @@ class LiveKnown:
         """Batches that applied entries name and `put_batches` has not answered."""
         return sorted(self.tables.batches_named - self._batches.keys())
 
-    def lacks_set(self) -> bool:
-        """Whether entries of a set were applied that the sets read so far do not have."""
-        return not self.tables.holds.keys() <= self._names.keys()
+    def lacks_sets(self) -> set[int]:
+        """Numbers of sets of which entries were applied, and which the sets read so far do not have."""
+        return self.tables.holds.keys() - self._names.keys()
 
     # ── changing ──
 

@@ -145,9 +145,7 @@ class Rereader:
     def _note(self, shard: Shard, kind: Kind, slot: int, image: bytes, side: bytes, at_ms: int) -> None:
         position = shard.position
         self.applied.append(
-            SlotChange(
-                shard=shard.number, position=position, kind=kind, slot=slot, image=image, side=side, at_ms=at_ms
-            )
+            SlotChange(shard=shard.number, position=position, kind=kind, slot=slot, image=image, side=side, at_ms=at_ms)
         )
 
     def _judge(self, what: Wanted, *, damaged: bool) -> None:

@@ -15,6 +15,7 @@ from hashweir.errors import InputError
 from hashweir.index.sliced import SavedSlice, SlicedPdq
 from hashweir.model import Kind
 from hashweir.shards.known import LiveKnown
+from hashweir.shards.layout import CHUNK_SLOTS
 from hashweir.shards.records import BLOCK_ROWS, Full, Octets, Records
 from hashweir.shards.saved import AT_ONCE, END, LAYOUT, MAGIC, Description, SavedTable, Sections
 from hashweir.shards.table import Table
@@ -53,7 +54,9 @@ def restore(file: memoryview) -> Restored:
             {kind: _slots(*(sections[n] for n in three)) for kind, three in one.kinds.items()} for one in found.shards
         ]
         for shard in kinds:
-            for kind, (refs, _, _) in shard.items():
+            for kind, (refs, sums, seqs) in shard.items():
+                if not len(sums) == len(seqs) == -(-len(refs) // CHUNK_SLOTS):
+                    raise ValueError(f"{len(refs)} slots of {kind} in {len(sums)} chunks")
                 _lead_somewhere(kind, refs, tables)
     except (ValueError, IndexError) as error:
         raise InputError("saved_damaged", f"the file of the last state: {error}") from None

@@ -211,6 +211,35 @@ async def test_an_error_is_that_of_one_upload() -> None:
         assert one[1] == lookup(ListView(entries, SETS), scan_of(bits).fingerprints)
 
 
+@pytest.mark.usefixtures("on_the_loop")
+async def test_nobody_waits_for_a_runner_that_was_cancelled() -> None:
+    """Not even where it was just looking up one by one, after an error."""
+    asked, alone = 0, asyncio.Event()
+
+    async def usable_view() -> View:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.sleep(0)
+        elif asked == 2:
+            raise KeyError("a fault of ours")
+        else:
+            alone.set()
+            await asyncio.Event().wait()
+        return ListView(entries, SETS)
+
+    with ThreadPoolExecutor(1) as threads:
+        lookups = Lookups(usable_view, threads, at_once=1)
+        first, *rest = (asyncio.create_task(lookups.lookup(scan_of(bits))) for bits in (0, 3, 6))
+        async with asyncio.timeout(10):
+            await first
+            await alone.wait()
+            (runner,) = lookups._runners._tasks
+            runner.cancel()
+            answers = await asyncio.gather(*rest, return_exceptions=True)
+    assert [type(one) for one in answers] == [asyncio.CancelledError] * 2
+
+
 async def test_who_gave_up_is_not_looked_up() -> None:
     """A cancelled upload costs no search, and holds up nobody."""
     view = Watched(entries, SETS)
