@@ -109,10 +109,10 @@ async def test_a_byte_of_the_copy(server: Server, where: str, late: bool) -> Non
             shard.refs("pdq")[slot] ^= 1 << 20  # leads nowhere
         else:
             flip(shard, "pdq", slot, {"entry": COMMON.entry, "set": COMMON.set, "state": COMMON.state}[where])
-        assert not shard.intact("pdq", 0)
+        assert not shard.snapshot("pdq", 0).intact()
         took = await until(lambda: ("copy_damaged", 3) in here.alarms, FOUND_WITHIN_S)
         print(f"detected after {took:.1f} s")
-        assert shard.intact("pdq", 0)
+        assert shard.snapshot("pdq", 0).intact()
         # The table is made anew, for damage may lie where no chunk shows it.
         await until(lambda: here.follower.known.tables.by_key["pdq", 0] is not table, FOUND_WITHIN_S)
         await until(lambda: here.ids(value) == before, FOUND_WITHIN_S)
@@ -133,7 +133,7 @@ async def test_a_byte_of_the_store(server: Server) -> None:
         print(f"detected after {took:.1f} s")
         assert here.ids(value) == before
         assert here.follower.known.view().standing == "verified"
-        assert here.follower.known.shards[5].intact("pdq", 2)
+        assert here.follower.known.shards[5].snapshot("pdq", 2).intact()
         here.raw.setrange(chunk, at, right)
         await until(lambda: here.follower.alarms.active == {}, FOUND_WITHIN_S)
         assert here.between.reads <= 5

@@ -537,7 +537,7 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static int fill(PyObject *module) { 
+static int fill(PyObject *module) {
     return PyModule_AddIntConstant(module, "LEVEL", processor_level()) ||
            PyModule_AddIntConstant(module, "HAMMING", HAMMING) ||
            PyModule_AddIntConstant(module, "DIFFXLEN", DIFFXLEN) || PyModule_AddIntConstant(module, "DIFF", DIFF);

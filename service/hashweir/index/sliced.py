@@ -16,6 +16,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from math import comb
 from typing import Final, NamedTuple
 
@@ -148,7 +149,10 @@ class SlicedPdq:
 
     def adopt(self, slices: Sequence[SavedSlice]) -> None:
         """Take slices that an index made of the same codes. Raises ValueError for some that can't be searched."""
-        self._slices = _Slices(tuple(_restored(one, self._rows.now.rows) for one in slices))
+        found = tuple(_restored(one, self._rows.now.rows) for one in slices)
+        if any(_overlap(one.layout, other.layout) for one, other in combinations(found, 2)):
+            raise ValueError("slices share bits: a search by them would miss rows")
+        self._slices = _Slices(found)
 
     def __len__(self) -> int:
         """Rows that a search can return."""

@@ -134,10 +134,6 @@ class Records:
             raise ValueError(f"{len(found)} records of {rows}")
         return found
 
-    def bytes_held(self) -> int:
-        """Bytes of all blocks."""
-        return sum(b.nbytes if isinstance(b, np.ndarray) else b.same.nbytes + b.varying.nbytes for b in self._blocks)
-
 
 def _copy(block: _Block, within: NDArray[np.int64] | slice, start: int, to: Octets) -> None:
     """Copy the bytes from `start` on of some rows of a block: as many as `to`, (n, bytes), is wide."""

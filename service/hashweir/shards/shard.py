@@ -105,14 +105,6 @@ class Shard:
         total = slots.sums[number] if number < len(slots.sums) else 0
         return Snapshot(kind, first, refs, total, self._tables.reading())
 
-    def chunk(self, kind: Kind, number: int) -> tuple[bytes, bytes]:
-        """A chunk's slots and side records; empty where there is none."""
-        return self.snapshot(kind, number).read()
-
-    def intact(self, kind: Kind, number: int) -> bool:
-        """Whether a chunk's bytes still give the sum that is kept for them."""
-        return self.snapshot(kind, number).intact()
-
     def slot(self, kind: Kind, slot: int) -> tuple[bytes, bytes]:
         """A slot's image (64 bytes) and side record (40). Raises IndexError where it was never used."""
         if not 0 <= slot < self.count(kind):

@@ -118,7 +118,7 @@ def test_views_stay_as_they_were_over_changes_and_compactions() -> None:
         for shard in world.known.shards:
             for kind in KINDS:
                 if shard.count(kind):
-                    assert shard.intact(kind, 0)
+                    assert shard.snapshot(kind, 0).intact()
     assert compacted > 8
 
 

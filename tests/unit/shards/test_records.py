@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashweir.shards.records import BLOCK_ROWS, Records
+from hashweir.shards.records import BLOCK_ROWS, Full, Records
 
 WIDTH = 9
 
@@ -50,4 +50,6 @@ def test_what_repeats_is_kept_once() -> None:
     """A full block takes as many bytes as it has columns that differ, and one row more."""
     records = Records(WIDTH)
     records.append(made(np.random.default_rng(1), BLOCK_ROWS, {0, 1, 4, 8}))
-    assert records.bytes_held() == 5 * BLOCK_ROWS + WIDTH
+    (block,) = records._blocks
+    assert isinstance(block, Full)
+    assert block.same.nbytes + block.varying.nbytes == 5 * BLOCK_ROWS + WIDTH

@@ -49,7 +49,7 @@ def filled(slots: int, kind: Kind = "pdq") -> Shard:
 
 def as_chunk(shard: Shard, kind: Kind, number: int, seq: int) -> Chunk:
     """A chunk as a store would answer it."""
-    slots, sides = shard.chunk(kind, number)
+    slots, sides = shard.snapshot(kind, number).read()
     total = shard.sums(kind)[number] if slots else 0
     return Chunk(slots=slots, sides=sides, sum=total, position=Position(epoch=EPOCH, seq=seq))
 
@@ -90,10 +90,10 @@ def test_changes_give_what_a_dictionary_gives(script: list[tuple[Kind, int, bool
 def test_what_does_not_follow_is_a_gap_and_changes_nothing(wrong: SlotChange) -> None:
     """The sequence is dense, slots are handed out in order, and records have their size."""
     shard = filled(2)
-    before = shard.position, shard.total, shard.counts(), shard.chunk("pdq", 0)
+    before = shard.position, shard.total, shard.counts(), shard.snapshot("pdq", 0).read()
     with pytest.raises(Gap):
         shard.apply(wrong)
-    assert (shard.position, shard.total, shard.counts(), shard.chunk("pdq", 0)) == before
+    assert (shard.position, shard.total, shard.counts(), shard.snapshot("pdq", 0).read()) == before
     assert shard.apply(change(3, "pdq", 2, 1))
 
 
@@ -101,8 +101,8 @@ def test_chunks_meet_at_their_edges() -> None:
     """Slot numbers run on over chunks, and a chunk's sum counts them from the shard's beginning."""
     shard = filled(CHUNK_SLOTS + 2)
     assert shard.count("pdq") == CHUNK_SLOTS + 2
-    assert [len(shard.chunk("pdq", n)[0]) // SLOT_BYTES for n in (0, 1, 2)] == [CHUNK_SLOTS, 2, 0]
-    assert shard.sums("pdq")[1] == chunk_sum(CHUNK_SLOTS, *shard.chunk("pdq", 1))
+    assert [len(shard.snapshot("pdq", n).read()[0]) // SLOT_BYTES for n in (0, 1, 2)] == [CHUNK_SLOTS, 2, 0]
+    assert shard.sums("pdq")[1] == chunk_sum(CHUNK_SLOTS, *shard.snapshot("pdq", 1).read())
     assert shard.slot("pdq", CHUNK_SLOTS)[0] == (CHUNK_SLOTS + 1).to_bytes(SLOT_BYTES, "big")
     with pytest.raises(IndexError):
         shard.slot("pdq", CHUNK_SLOTS + 2)
@@ -163,9 +163,9 @@ def test_a_kept_chunk_takes_changes_of_a_shorter_history() -> None:
 def test_memory_that_changed_by_itself_is_seen() -> None:
     """The sum kept for a chunk is that of its bytes."""
     shard = filled(3)
-    assert shard.intact("pdq", 0)
+    assert shard.snapshot("pdq", 0).intact()
     flip(shard, "pdq", 1, 40)
-    assert not shard.intact("pdq", 0)
+    assert not shard.snapshot("pdq", 0).intact()
 
 
 @pytest.mark.parametrize("count", [3, 2 * BLOCK_ROWS])
@@ -211,9 +211,9 @@ def test_many_changes_at_once_are_as_one_by_one(script: list[tuple[Kind, int, bo
         one_by_one.counts(),
     )
     for kind in used:
-        assert together.chunk(kind, 0) == one_by_one.chunk(kind, 0)
+        assert together.snapshot(kind, 0).read() == one_by_one.snapshot(kind, 0).read()
         assert together.sums(kind) == one_by_one.sums(kind)
-        assert not together.count(kind) or together.intact(kind, 0)
+        assert not together.count(kind) or together.snapshot(kind, 0).intact()
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**30), st.integers(0, 5), st.booleans(), st.booleans()), max_size=40))
@@ -237,7 +237,7 @@ def test_beside_kept_withdrawals_many_changes_are_as_one_by_one(script: list[tup
             shards[1].apply(changes[0])
         changes = changes[taken or 1 :]
     assert shards[0].kept == shards[1].kept
-    assert shards[0].chunk("pdq", 0) == shards[1].chunk("pdq", 0)
+    assert shards[0].snapshot("pdq", 0).read() == shards[1].snapshot("pdq", 0).read()
     hidden = [one.hidden("pdq", shard.refs("pdq")).tolist() for one, shard in zip(tables, shards, strict=True)]
     assert hidden[0] == hidden[1]
     assert tables[0].holding() == tables[1].holding()
@@ -256,7 +256,7 @@ def test_extending_goes_over_chunk_edges_and_stops_at_what_does_not_follow() -> 
     seq = CHUNK_SLOTS - 1
     run = [change(seq + n, "pdq", seq - 1 + n, n) for n in range(5)]
     assert shard.extend([*run, change(seq + 6, "pdq", seq + 4, 9)]) == 5
-    assert [shard.intact("pdq", n) for n in (0, 1)] == [True, True]
+    assert [shard.snapshot("pdq", n).intact() for n in (0, 1)] == [True, True]
     assert shard.count("pdq") == CHUNK_SLOTS + 3
     for wrong in (change(seq + 6, "pdq", seq + 4, 9), change(seq + 5, "pdq", seq + 5, 9), change(seq + 5, "md5", 0, 9)):
         assert shard.extend([wrong, replace(wrong, position=Position(epoch=EPOCH, seq=wrong.position.seq + 1))]) == 0
@@ -274,7 +274,7 @@ def test_extending_takes_changes_of_used_slots_once_each() -> None:
     assert shard.extend(run) == len(run)
     for one in run:
         model.apply(one)
-    assert [shard.chunk("pdq", n) for n in (0, 1)] == [model.chunk("pdq", n) for n in (0, 1)]
+    assert [shard.snapshot("pdq", n).read() for n in (0, 1)] == [model.snapshot("pdq", n).read() for n in (0, 1)]
     assert (shard.sums("pdq"), shard.total, shard.position) == (model.sums("pdq"), model.total, model.position)
 
 
