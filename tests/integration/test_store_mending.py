@@ -14,7 +14,7 @@ import redis
 
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
-from hashweir.sets import commands, damage, reconcile, repair
+from hashweir.sets import commands, damage, held, reconcile, repair
 from hashweir.sets.commands import LOCAL
 from hashweir.sets.read import Line, Row
 from hashweir.shards.layout import CHUNK_SLOTS, SIDE_BYTES, SLOT_BYTES
@@ -131,6 +131,22 @@ async def test_what_nothing_mends_can_be_accepted(bench: Bench) -> None:
         await until(lambda: follower.known.shards[0].position.seq == seq + CHUNK_SLOTS)
         await until(lambda: follower.known.view().standing == "verified")
         assert follower.known.shards[0].slot("pdq", 9)[0] == one.rows[9][0]
+
+
+@pytest.mark.parametrize("at", [60, 62], ids=["state", "form"])
+async def test_what_was_accepted_and_is_no_entry_is_passed_over(bench: Bench, at: int) -> None:
+    """An export and the counts are those of the others."""
+    bench.raw.delete(CHANGES)
+    bench.xor(CHUNK, 9 * SLOT_BYTES + at, b"\x0f")
+    (one,) = await bench.damaged()
+    await repair.accept(bench.store, LOCAL, one)
+    lines = [line async for run in commands.export(bench.store, LOCAL, "demo") for line in run]
+    assert len(lines) == COUNT - 1
+    of = await commands.find_set(bench.store, "demo")
+    assert await held.tally(bench.store, of) == {"pdq": {"active": COUNT - 1}}
+    gone = one.rows[9][0][32:48].hex()
+    assert gone not in {line.entry for line in lines}
+    assert (await held.resolve(bench.store, of, [], [gone]))[1] == [gone]
 
 
 async def test_a_chunk_is_mended_after_a_ruling(bench: Bench) -> None:

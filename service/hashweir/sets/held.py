@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hashweir.errors import InputError
 from hashweir.hashing import HASHERS
-from hashweir.model import ENTRY_STATES, KINDS, Batch, Entry, EntryState, Kind, Set
+from hashweir.model import ENTRY_STATES, FORMS, KINDS, Batch, Entry, EntryState, Kind, Set
 from hashweir.ports import Chunk, Store
 from hashweir.sets.read import Line, Row, excerpt
 from hashweir.sets.validate import FORMS_OF, Change, identify
@@ -119,10 +119,12 @@ def _slots(chunk: Chunk) -> npt.NDArray[np.uint8]:
 
 
 def _of_set(kind: Kind, slots: npt.NDArray[np.uint8], of: Set) -> npt.NDArray[np.bool_]:
-    """Which slots belong to a set."""
+    """Which slots belong to a set, but for accepted damage that is no entry: no search finds it, none can show it."""
     form = SLOT_FORMS[kind]
     number = np.frombuffer(of.number.to_bytes(form.set_bytes, "big"), np.uint8)
-    return np.asarray((slots[:, form.set : form.set + form.set_bytes] == number).all(axis=1))
+    own = (slots[:, form.set : form.set + form.set_bytes] == number).all(axis=1)
+    legible = (slots[:, form.state] < len(ENTRY_STATES)) & (slots[:, form.flags] & 0x0F < len(FORMS))
+    return np.asarray(own & legible)
 
 
 def _entries(kind: Kind, chunk: Chunk, of: Set, only_active: bool) -> list[Entry]:
