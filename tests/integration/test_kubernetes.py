@@ -17,14 +17,12 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-import redis
 import yaml
 
 from hashweir import wiring
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
 from hashweir.config import PREFIX, Config, load
-from hashweir.errors import HashweirError
 from hashweir.lifecycle import Health
 from hashweir.sets import commands
 from hashweir.sets.canary_set import ensure_canary
@@ -378,24 +376,5 @@ async def test_a_real_valkey_takes_these_settings_and_lets_hashweir_in() -> None
             assert await store.create(2)
             assert await ensure_canary(store, commands.LOCAL)
             assert len(await store.heads()) == 2
-        finally:
-            await store.close()
-
-
-@pytest.mark.store
-async def test_a_full_valkey_refuses_who_writes_and_answers_who_reads() -> None:
-    """What `maxmemory` with `noeviction` is for: workers go on, nothing is forgotten, and a writer learns why."""
-    with ValkeyServer(settings=["--maxmemory-policy", "noeviction"]) as server:
-        store = RedisStore(Access(url=server.url), "hashweir")
-        try:
-            await store.create(2)
-            assert await ensure_canary(store, commands.LOCAL)
-            with redis.Redis.from_url(server.url) as admin:
-                admin.config_set("maxmemory", "1")
-            before = [one.position for one in await store.heads()]
-            with pytest.raises(HashweirError, match="memory"):
-                await commands.create(store, commands.LOCAL, name="own", owner="test", origin="own-review")
-            assert [one.position for one in await store.heads()] == before
-            assert [one.name for one in (await store.read_sets()).sets] == ["canary"]
         finally:
             await store.close()

@@ -7,13 +7,18 @@ import socket
 import time
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pytest
+import redis
 
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
-from hashweir.errors import OutcomeUnknown, Unreachable
+from hashweir.errors import OutcomeUnknown, Refused, Unreachable
 from hashweir.ports import Applied, Part
+from hashweir.sets import commands
+from hashweir.sets.commands import LOCAL
+from hashweir.sets.read import Row
 from tests.contract.stores import SHARDS, add, entries, in_shard, part, shard_of
 from tests.servers.store import RedisServer, ValkeyServer
 
@@ -155,3 +160,52 @@ async def test_too_few_replicas_make_the_outcome_unknown() -> None:
             await second.apply(part("other", add(known), shard=edits.shard))
         for client in (store, hasty, second):
             await client.close()
+
+
+async def test_a_full_store_takes_what_undoes_and_refuses_what_fills(server: ValkeyServer | RedisServer) -> None:
+    """At `maxmemory` without eviction: nothing is forgotten, an import learns why, a withdrawal goes on."""
+    store = RedisStore(Access(url=server.url), "weir")
+    try:
+        await store.create(2)
+        await store.open()
+        for name in ("wrong", "right"):
+            await commands.create(store, LOCAL, name=name, owner="test", origin="own-review")
+        rows = [Row(kind="pdq", value=f"{n:064x}") for n in (2**255, 2**254, 2**253)]
+        await commands.add(store, LOCAL, "wrong", rows[:2])
+        with redis.Redis.from_url(server.url) as admin:
+            admin.config_set("maxmemory-policy", "noeviction")
+            admin.config_set("maxmemory", "1")
+        with pytest.raises(Refused, match="memory"):
+            await commands.add(store, LOCAL, "right", rows[2:])
+        withdrawn = await commands.withdraw(store, LOCAL, "wrong", rows[:1], reason="not what it seemed")
+        assert withdrawn.outcomes["withdrawn"] == 1
+        assert (await commands.off(store, LOCAL, "wrong")).set.state == "off"
+        heads = await store.heads()
+        assert sum(sum(one.counts.values()) for one in heads) == 2
+        chunks = [await store.read_chunk(number, "pdq", 0) for number in range(2)]
+        assert [one.position for one in chunks] == [one.position for one in heads]
+    finally:
+        await store.close()
+
+
+async def test_what_was_changed_while_it_was_read_is_read_again(
+    server: ValkeyServer | RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of two states are never taken for one: the position is asked for before and after."""
+    store = RedisStore(Access(url=server.url), "weir")
+    try:
+        await store.create(SHARDS)
+        await store.open()
+        await store.apply(part("op-1", *map(add, islice(in_shard(0, kinds=["pdq"]), 3))))
+        exchange, asked = store._link.exchange, []
+
+        async def meanwhile(*commands: Any, **options: Any) -> list[Any]:
+            answers = await exchange(*commands, **options)
+            asked.append(commands)
+            return [*answers[:-1], None] if len(asked) < 3 else answers
+
+        monkeypatch.setattr(store._link, "exchange", meanwhile)
+        chunk = await store.read_chunk(0, "pdq", 0)
+        assert (len(asked), chunk.position.seq) == (3, 3)
+    finally:
+        await store.close()

@@ -418,7 +418,11 @@ redis.register_function('hashweir_1_apply', ready(apply))
 redis.register_function('hashweir_1_claim', ready(claim))
 redis.register_function('hashweir_1_create_shard', ready(create_shard))
 redis.register_function('hashweir_1_complete', ready(complete))
-redis.register_function('hashweir_1_new_epoch', ready(new_epoch))
-redis.register_function('hashweir_1_mend', ready(mend))
-redis.register_function('hashweir_1_put_set', ready(put_set))
-redis.register_function('hashweir_1_put_batch', ready(put_batch))
+
+-- These run in a store that has reached its `maxmemory`, too: what is wrong must be undone at any time. Callers send
+-- withdrawals alone by the first.
+redis.register_function{function_name='hashweir_1_withdraw', callback=ready(apply), flags={'allow-oom'}}
+redis.register_function{function_name='hashweir_1_new_epoch', callback=ready(new_epoch), flags={'allow-oom'}}
+redis.register_function{function_name='hashweir_1_mend', callback=ready(mend), flags={'allow-oom'}}
+redis.register_function{function_name='hashweir_1_put_set', callback=ready(put_set), flags={'allow-oom'}}
+redis.register_function{function_name='hashweir_1_put_batch', callback=ready(put_batch), flags={'allow-oom'}}

@@ -121,9 +121,7 @@ class Link:
             raise Unreachable("store_unreachable", f"{self.address}: {e}") from None
         except (RedisError, OSError) as e:
             self._lost(sent, str(e))
-        # What fails within a transaction is told in its answer, which is one of replies.
-        within = replies[-1] if commands[-1][0] == "EXEC" and isinstance(replies[-1], list) else ()
-        for reply in (*replies, *within):
+        for reply in replies:
             if isinstance(reply, ResponseError):
                 raise self.refusal(reply)
         return replies
