@@ -7,11 +7,13 @@ import socket
 import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from hashweir.adapters import redis as redis_store
 from hashweir.adapters.redis import RedisStore
 from hashweir.adapters.redis_link import Access
 from hashweir.errors import OutcomeUnknown, Refused, Unreachable
@@ -23,6 +25,7 @@ from tests.contract.stores import SHARDS, add, entries, in_shard, part, shard_of
 from tests.servers.store import RedisServer, ValkeyServer
 
 pytestmark = pytest.mark.store
+LIBRARY = Path(redis_store.__file__).with_name("hashweir_1.lua")
 
 
 @pytest.fixture(params=[ValkeyServer, RedisServer], name="server")
@@ -207,5 +210,24 @@ async def test_what_was_changed_while_it_was_read_is_read_again(
         monkeypatch.setattr(store._link, "exchange", meanwhile)
         chunk = await store.read_chunk(0, "pdq", 0)
         assert (len(asked), chunk.position.seq) == (3, 3)
+    finally:
+        await store.close()
+
+
+async def test_an_older_library_withdraws_as_well(server: ValkeyServer | RedisServer) -> None:
+    """Who upgrades the command line first can undo at once, and with `check --create` in a full store too."""
+    store = RedisStore(Access(url=server.url), "weir")
+    try:
+        await store.create(2)
+        await store.open()
+        await commands.create(store, LOCAL, name="own", owner="test", origin="own-review")
+        row = Row(kind="pdq", value=f"{2**255:064x}")
+        await commands.add(store, LOCAL, "own", [row])
+        with redis.Redis.from_url(server.url) as admin:
+            lines = LIBRARY.read_text(encoding="utf-8").splitlines()
+            older = "\n".join(line for line in lines if "hashweir_1_withdraw" not in line)
+            admin.function_load(older, replace=True)
+        withdrawn = await commands.withdraw(store, LOCAL, "own", [row], reason="not what it seemed")
+        assert withdrawn.outcomes["withdrawn"] == 1
     finally:
         await store.close()

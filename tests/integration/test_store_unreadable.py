@@ -58,11 +58,24 @@ def newer_batch(raw: Any, key: str) -> None:
         ("{faults:0}:c:pdq:0", other_type),
         ("{faults:0}:sums:pdq", other_type),
         ("{faults:0}:sums:pdq", lambda raw, key: raw.append(key, b"odd")),
+        ("{faults:sets}:head", lambda raw, key: raw.hset(key, "seq", "many")),
+        ("{faults:sets}:head", lambda raw, key: raw.hdel(key, "seq")),
         ("{faults:sets}:sets", other_type),
         ("{faults:sets}:sets", lambda raw, key: raw.hset(key, "known", b"no set")),
         ("{faults:sets}:batches", newer_batch),
     ],
-    ids=["head", "count", "chunk", "sums", "odd sums", "sets", "a set", "a batch"],
+    ids=[
+        "head",
+        "count",
+        "chunk",
+        "sums",
+        "odd sums",
+        "sets' head",
+        "no sets' position",
+        "sets",
+        "a set",
+        "a batch",
+    ],
 )
 async def test_it_is_waited_for(server: Server, key: str, harm: Callable[[Any, str], None]) -> None:
     """Who begins meanwhile says why, and follows once it can be read; who followed before never ends."""

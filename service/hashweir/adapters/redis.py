@@ -140,11 +140,18 @@ class RedisStore:
         keys = [self._key(part.shard, name) for name in ("head", "changes", f"op:{part.operation}")]
         settings = (self._stream_length, self._answer_ms, part.principal)
         names = (word for at, name in part.names for word in (at + 1, name))
-        # Withdrawals alone go by a name of their own, which a full store does not refuse.
-        verb = "apply" if VERBS["add"] in part.verbs[::2] else "withdraw"
-        ((repeated, epoch, seq, results),) = await self._write(
-            ("FCALL", f"hashweir_1_{verb}", len(keys), *keys, *settings, part.verbs, part.slots, part.sides, *names)
-        )
+        call = (len(keys), *keys, *settings, part.verbs, part.slots, part.sides, *names)
+        if VERBS["add"] in part.verbs[::2]:
+            return await self._applied("hashweir_1_apply", *call)
+        try:
+            return await self._applied("hashweir_1_withdraw", *call)  # the same, which a full store does not refuse
+        except Refused as error:
+            if error.reason != "store_not_created":
+                raise
+        return await self._applied("hashweir_1_apply", *call)  # a library of before the other one
+
+    async def _applied(self, function: str, *call: str | bytes | int) -> Applied:
+        ((repeated, epoch, seq, results),) = await self._write(("FCALL", function, *call))
         return Applied(
             results=tuple(RESULTS[letter] for letter in results.decode()),
             position=Position(int(epoch), int(seq)),
@@ -336,7 +343,9 @@ class RedisStore:
             raise Refused("store_not_created")
         check_layout(layout)
         found = sorted((read_set(value) for value in values), key=lambda s: s.number)
-        return SetsState(position=Position(int(epoch), int(seq)), sets=tuple(found), time_ms=milliseconds(now))
+        with readable("the sets' head"):
+            position = Position(int(epoch), int(seq))
+        return SetsState(position=position, sets=tuple(found), time_ms=milliseconds(now))
 
     async def wait_sets(self, after: Position, wait_ms: int) -> bool:
         """Wait until the sets' position differs from `after`; False when the time ran out. Raises as `open`."""
@@ -355,7 +364,8 @@ class RedisStore:
         ((epoch, seq),) = await self._link.exchange(("HMGET", self._sets("head"), "epoch", "seq"))
         if epoch is None:
             raise Refused("store_not_created")
-        return Position(int(epoch), int(seq))
+        with readable("the sets' head"):
+            return Position(int(epoch), int(seq))
 
     async def close(self) -> None:
         """Close all connections. Never raises."""

@@ -44,12 +44,14 @@ class Near:
         None where there was no answer, or another one than expected.
         """
         keys = [key for pair in chunks for key in pair]
-        commands = [("MULTI",), ("HMGET", head, "epoch", f"n:{kind}"), *(("GET", key) for key in keys), ("EXEC",)]
+        # As in `RedisStore.read_chunk`: the position before and after says that all is of one instant.
+        position = ("HMGET", head, "epoch", "seq", f"n:{kind}")
+        commands = [position, *(("GET", key) for key in keys), position]
         try:
             connection = self._idle.pop() if self._idle else self._class(**self._options)
             try:
                 connection.send_packed_command(connection.pack_commands(commands))
-                *_, answers = [connection.read_response() for _ in commands]
+                before, *found, after = [connection.read_response() for _ in commands]
             except BaseException:
                 connection.disconnect()
                 raise
@@ -59,10 +61,8 @@ class Near:
         except (RedisError, OSError):
             return None
         self._idle.append(connection)
-        if any(isinstance(one, RedisError) for one in answers):  # a key that holds something else
-            return None
-        (epoch, count), *found = answers
-        if epoch is None:
+        epoch, _, count = before
+        if epoch is None or before != after:
             return None
         digests = []
         for number, (slots, sides) in enumerate(zip(found[::2], found[1::2], strict=True), first):

@@ -38,7 +38,7 @@ def readable(what: str) -> Iterator[None]:
     """Raises Refused(store_refused) where this can't be read here: damaged, or written by a newer version."""
     try:
         yield
-    except (ValueError, struct.error, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, struct.error, msgspec.MsgspecError) as error:
         raise Refused("store_refused", f"{what} can't be read by this version: {error}") from None
 
 
