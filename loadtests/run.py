@@ -43,9 +43,12 @@ BROKER_JVM = ("-Xms128m", "-Xmn64m")
 _SUFFIX = {b"image/jpeg": ".jpg", b"text/plain": ".txt", b"application/pdf": ".pdf", b"video/mp4": ".mp4"}
 
 
-@dataclass
+@dataclass(repr=False)
 class Ran:
-    """All that a run measured; `report` makes figures of it. `spans` are (first, last) sample by phase."""
+    """All that a run measured; `report` makes figures of it. `spans` are (first, last) sample by phase.
+
+    Without a `repr` of its own: `asyncio.run` has that of a task's result made, and each upload's bytes would be in it.
+    """
 
     scenario: Scenario
     machine: dict[str, str | int | float]

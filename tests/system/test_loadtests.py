@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from loadtests import scenario
+from loadtests.run import Ran
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,3 +57,9 @@ def test_a_short_run_loses_nothing_and_finds_every_copy(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert "| lost | 0.00 | 0.00 |" in again.stdout
+
+
+def test_a_run_is_not_written_out_with_all_its_uploads() -> None:
+    """`asyncio.run` has the `repr` of what it returns made: of a long run that would be gigabytes."""
+    ran = Ran(scenario.load("steady"), machine={}, scan_processes=2, workers=1)
+    assert "scenario" not in repr(ran)
